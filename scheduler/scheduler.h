@@ -1,0 +1,140 @@
+/* Continuous batching: requests join and leave at every step of one loop. Each step runs all
+ * decoding sequences and as much prefill as the step's budget allows, so that a long prompt never
+ * freezes the others. The scheduler owns sequences, the KV store and the calls into the engine.
+ *
+ * Threads: sch_submit, sch_cancel, sch_stream_* and sch_get_stats may be called from any thread; a
+ * stream has one reader at a time. All else happens on the scheduler's own thread (sch_start), or
+ * on the caller's when a test drives sch_step itself. */
+#ifndef SCHEDULER_SCHEDULER_H
+#define SCHEDULER_SCHEDULER_H
+
+#include "base/err.h"
+#include "engine/engine.h"
+#include "engine/sample.h"
+#include "kvstore/kvstore.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct sch_options {
+    struct eng *eng;         /* outlives the scheduler */
+    struct kv_store *kv;     /* outlives the scheduler; its thread is the scheduler's from now on */
+    uint32_t n_queued_max;   /* submitted and not yet running; beyond it ERR_FULL */
+    uint32_t n_running_max;  /* sequences in one step */
+    uint32_t n_step_tok_max; /* rows of one step; 0: the engine's limit */
+    uint32_t
+        itl_target_us;    /* a step beside decodes should not take longer; 0: no slicing by time */
+    uint32_t n_event_max; /* per stream; a full ring pauses its sequence */
+    uint64_t reader_stall_us; /* a ring full for so long cancels its request; 0: never */
+};
+
+enum sch_finish {
+    SCH_FINISH_NONE,
+    SCH_FINISH_STOP,
+    SCH_FINISH_LENGTH,
+    SCH_FINISH_CANCELLED,
+    SCH_FINISH_ERROR
+};
+
+#define SCH_STOP_MAX 16
+
+struct sch_request {
+    const int32_t *tokens; /* [n_tok], copied; n_tok >= 1 */
+    uint32_t n_tok;
+    uint32_t n_gen_max;          /* 0 is legal: prefill only (echo with logprobs) */
+    uint32_t n_gen_min;          /* end-of-generation ids are forbidden before */
+    struct sample_params sample; /* bias is copied */
+    const char *const *stop;     /* [n_stop] non-empty UTF-8 strings, copied */
+    uint32_t n_stop;
+    const int32_t *stop_ids; /* [n_stop_id], copied */
+    uint32_t n_stop_id;
+    bool keep_stop; /* the stop string stays in the output */
+    bool ignore_eos;
+    bool show_special;    /* control tokens appear as text */
+    bool prompt_logprobs; /* a TOKEN event for every prompt token from the second on */
+    const char *tenant;   /* copied; for fairness and, later, cache identity. NULL: "" */
+    uint64_t deadline_us; /* monotonic; 0: none */
+    /* Called on the scheduler's thread when events became readable after the ring was empty. Must
+     * not block. Never called after sch_stream_release returned. */
+    void (*wake)(void *arg);
+    void *wake_arg;
+};
+
+enum sch_event_kind {
+    SCH_EVENT_TOKEN, /* a token was decided; its text may be empty while bytes are held back */
+    SCH_EVENT_END,   /* last event of a stream, exactly once */
+};
+
+struct sch_event {
+    enum sch_event_kind kind;
+    /* TOKEN */
+    int32_t id;
+    bool of_prompt;
+    const char *text; /* whole UTF-8 characters, valid until the next sch_stream_next */
+    size_t n_byte;
+    const struct sample_result *logprobs; /* NULL unless asked for; same validity */
+    /* END */
+    enum sch_finish finish;
+    const struct err *error;  /* with SCH_FINISH_ERROR */
+    const char *stop_matched; /* the stop string that ended it, or NULL */
+    uint32_t n_prompt_tok;
+    uint32_t n_cached_tok; /* of the prompt, not computed again */
+    uint32_t n_gen_tok;
+    uint64_t queue_us;
+    uint64_t ttft_us; /* from submit to the first token */
+    uint64_t total_us;
+};
+
+struct sch;
+struct sch_stream;
+
+enum err_code sch_create(const struct sch_options *options, struct sch **ret_s, struct err *e);
+enum err_code sch_start(struct sch *s, struct err *e); /* begins the thread */
+/* Refuses new requests; running ones go on for at most grace_us, then are cancelled. Returns when
+ * the thread has ended and every stream has its END. */
+void sch_stop(struct sch *s, uint64_t grace_us);
+void sch_destroy(struct sch *s); /* after sch_stop, streams released; NULL is legal */
+
+/* One turn of the loop; true while there is anything to do. For tests without a thread. */
+bool sch_step(struct sch *s);
+
+/* ERR_FULL: queue full or draining. ERR_INVALID: tokens out of range. ERR_LIMIT: the prompt and one
+ * token do not fit the context or the KV budget. n_gen_max is cut to what the context leaves. */
+enum err_code sch_submit(struct sch *s, const struct sch_request *r, struct sch_stream **ret_st,
+                         struct err *e);
+/* The reader gives up; takes effect within one step. The END still comes. */
+void sch_cancel(struct sch_stream *st);
+/* Pops the next event; false when there is none now. */
+bool sch_stream_next(struct sch_stream *st, struct sch_event *ret_ev);
+/* The reader's last call; cancels if the END was not read. NULL is legal. */
+void sch_stream_release(struct sch_stream *st);
+
+#define SCH_HIST_BUCKETS 24
+
+/* Cumulative histogram; bounds are sch_hist_bounds_us. */
+struct sch_hist {
+    uint64_t n_by_bucket[SCH_HIST_BUCKETS];
+    uint64_t n;
+    uint64_t sum_us;
+};
+extern const uint64_t sch_hist_bounds_us[SCH_HIST_BUCKETS - 1];
+
+struct sch_stats {
+    uint64_t n_queued;
+    uint64_t n_running;
+    uint64_t n_submitted;
+    uint64_t n_rejected;
+    uint64_t n_finished[5]; /* by enum sch_finish */
+    uint64_t n_prompt_tok;
+    uint64_t n_cached_tok;
+    uint64_t n_gen_tok;
+    uint64_t n_step;
+    uint64_t n_preempted;
+    uint64_t last_step_end_us; /* monotonic: the heartbeat of /health */
+    struct sch_hist ttft, itl, e2e, queue, step;
+    struct kv_stats kv;
+};
+void sch_get_stats(struct sch *s, struct sch_stats *ret_stats);
+
+#endif
