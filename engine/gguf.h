@@ -71,8 +71,10 @@ enum gguf_type {
 
 #define GGUF_DIMS_MAX 4
 
+/* Keys and tensor names are valid UTF-8; string values are whatever bytes the file holds (tokens of
+ * byte-level vocabularies need not be text). */
 struct gguf_str {
-    const char *s; /* into the mapping, not NUL-terminated, valid UTF-8 */
+    const char *s; /* into the mapping, not NUL-terminated */
     size_t n;
 };
 
