@@ -21,5 +21,13 @@ void quant_dequant_q4_k(const void *src, float *dst, size_t n);
 void quant_dequant_q5_k(const void *src, float *dst, size_t n);
 void quant_dequant_q6_k(const void *src, float *dst, size_t n);
 void quant_dequant_q8_k(const void *src, float *dst, size_t n);
+void quant_dequant_iq4_nl(const void *src, float *dst, size_t n);
+void quant_dequant_iq4_xs(const void *src, float *dst, size_t n);
+void quant_dequant_mxfp4(const void *src, float *dst, size_t n);
+void quant_dequant_nvfp4(const void *src, float *dst, size_t n);
+void quant_dequant_q1_0(const void *src, float *dst, size_t n);
+void quant_dequant_q2_0(const void *src, float *dst, size_t n);
+void quant_dequant_tq1_0(const void *src, float *dst, size_t n);
+void quant_dequant_tq2_0(const void *src, float *dst, size_t n);
 
 #endif

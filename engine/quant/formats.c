@@ -27,6 +27,23 @@ static const struct quant_format formats[GGUF_TYPE_END] = {
     [GGUF_TYPE_Q5_K] = {"Q5_K", QUANT_SUPER, sizeof(struct quant_q5_k), quant_dequant_q5_k},
     [GGUF_TYPE_Q6_K] = {"Q6_K", QUANT_SUPER, sizeof(struct quant_q6_k), quant_dequant_q6_k},
     [GGUF_TYPE_Q8_K] = {"Q8_K", QUANT_SUPER, sizeof(struct quant_q8_k), quant_dequant_q8_k},
+    /* The codebook types: sizes for inspect, but no values, since those need tables of lattice
+     * points that only another engine's source has. */
+    [GGUF_TYPE_IQ1_S] = {"IQ1_S", QUANT_SUPER, sizeof(struct quant_iq1_s), NULL},
+    [GGUF_TYPE_IQ1_M] = {"IQ1_M", QUANT_SUPER, sizeof(struct quant_iq1_m), NULL},
+    [GGUF_TYPE_IQ2_XXS] = {"IQ2_XXS", QUANT_SUPER, sizeof(struct quant_iq2_xxs), NULL},
+    [GGUF_TYPE_IQ2_XS] = {"IQ2_XS", QUANT_SUPER, sizeof(struct quant_iq2_xs), NULL},
+    [GGUF_TYPE_IQ2_S] = {"IQ2_S", QUANT_SUPER, sizeof(struct quant_iq2_s), NULL},
+    [GGUF_TYPE_IQ3_XXS] = {"IQ3_XXS", QUANT_SUPER, sizeof(struct quant_iq3_xxs), NULL},
+    [GGUF_TYPE_IQ3_S] = {"IQ3_S", QUANT_SUPER, sizeof(struct quant_iq3_s), NULL},
+    [GGUF_TYPE_IQ4_NL] = {"IQ4_NL", QUANT_BLOCK, sizeof(struct quant_iq4_nl), quant_dequant_iq4_nl},
+    [GGUF_TYPE_IQ4_XS] = {"IQ4_XS", QUANT_SUPER, sizeof(struct quant_iq4_xs), quant_dequant_iq4_xs},
+    [GGUF_TYPE_MXFP4] = {"MXFP4", QUANT_BLOCK, sizeof(struct quant_mxfp4), quant_dequant_mxfp4},
+    [GGUF_TYPE_NVFP4] = {"NVFP4", 64, sizeof(struct quant_nvfp4), quant_dequant_nvfp4},
+    [GGUF_TYPE_Q1_0] = {"Q1_0", 128, sizeof(struct quant_q1_0), quant_dequant_q1_0},
+    [GGUF_TYPE_Q2_0] = {"Q2_0", 64, sizeof(struct quant_q2_0), quant_dequant_q2_0},
+    [GGUF_TYPE_TQ1_0] = {"TQ1_0", QUANT_SUPER, sizeof(struct quant_tq1_0), quant_dequant_tq1_0},
+    [GGUF_TYPE_TQ2_0] = {"TQ2_0", QUANT_SUPER, sizeof(struct quant_tq2_0), quant_dequant_tq2_0},
 };
 
 const struct quant_format *quant_format_of(uint32_t type)
