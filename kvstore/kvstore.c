@@ -1,0 +1,362 @@
+#include "kvstore/kvstore.h"
+
+#include "kvstore/store.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Shares of the mappings one process may have that are the store's by default. */
+#define VMA_SHARE_NUM 6
+#define VMA_SHARE_DEN 10
+
+static uint32_t default_n_vma_max(void)
+{
+    long n_max = 65530; /* Linux's own default */
+    FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
+    if (f) {
+        char line[32];
+        if (fgets(line, sizeof line, f)) {
+            long n = strtol(line, NULL, 10);
+            n_max = n > 0 && n < INT32_MAX ? n : n_max;
+        }
+        (void)fclose(f);
+    }
+    return (uint32_t)(n_max * VMA_SHARE_NUM / VMA_SHARE_DEN);
+}
+
+static enum err_code options_check(const struct kv_options *o, struct err *e)
+{
+    if (o->chunk_tok == 0 || (o->chunk_tok & (o->chunk_tok - 1)) != 0) {
+        return err_set(e, ERR_INVALID, "KV chunk of %u tokens: must be a power of two",
+                       o->chunk_tok);
+    }
+    if (o->chunk_bytes == 0 || o->chunk_bytes % 4096 != 0) {
+        return err_set(e, ERR_INVALID, "KV chunk of %zu bytes: must be a multiple of 4096",
+                       o->chunk_bytes);
+    }
+    if (o->n_seq_tok_max == 0) {
+        return err_set(e, ERR_INVALID, "the longest KV sequence must have at least one token");
+    }
+    if (o->ram_bytes < o->chunk_bytes) {
+        return err_set(e, ERR_INVALID, "KV budget of %llu bytes is less than one chunk of %zu",
+                       (unsigned long long)o->ram_bytes, o->chunk_bytes);
+    }
+    if (o->ram_bytes / o->chunk_bytes >= KV_FRAME_NONE || o->ram_bytes > INT64_MAX) {
+        return err_set(e, ERR_INVALID, "KV budget of %llu bytes has too many chunks of %zu",
+                       (unsigned long long)o->ram_bytes, o->chunk_bytes);
+    }
+    return ERR_OK;
+}
+
+enum err_code kv_store_create(const struct kv_options *options, struct kv_store **ret_s,
+                              struct err *e)
+{
+    enum err_code code = options_check(options, e);
+    if (code) {
+        return code;
+    }
+    struct kv_store *s = calloc(1, sizeof *s);
+    if (!s) {
+        return err_set(e, ERR_NOMEM, "no memory for the KV store");
+    }
+    s->options = *options;
+    s->options.n_vma_max = options->n_vma_max ? options->n_vma_max : default_n_vma_max();
+    s->n_chunk_max = (options->n_seq_tok_max - 1) / options->chunk_tok + 1;
+    uint32_t n_frame = (uint32_t)(options->ram_bytes / options->chunk_bytes);
+    (void)pthread_mutex_init(&s->stats_mu, NULL);
+    code = kv_arena_init(&s->arena, n_frame, options->chunk_bytes, e);
+    if (code) {
+        goto out;
+    }
+    s->frame_buf = calloc(s->n_chunk_max, sizeof *s->frame_buf);
+    s->check_buf = calloc(n_frame, sizeof *s->check_buf);
+    if (!s->frame_buf || !s->check_buf) {
+        code = err_set(e, ERR_NOMEM, "no memory for the KV store's tables");
+        goto out;
+    }
+    kv_publish(s);
+    *ret_s = s;
+    s = NULL;
+out:
+    kv_store_destroy(s);
+    return code;
+}
+
+static void list_remove(struct kv_seq **head, struct kv_seq *q)
+{
+    if (q->prev) {
+        q->prev->next = q->next;
+    } else {
+        *head = q->next;
+    }
+    if (q->next) {
+        q->next->prev = q->prev;
+    }
+    q->prev = q->next = NULL;
+}
+
+static void list_insert(struct kv_seq **head, struct kv_seq *q)
+{
+    q->prev = NULL;
+    q->next = *head;
+    if (*head) {
+        (*head)->prev = q;
+    }
+    *head = q;
+}
+
+/* Keeps the frames' counts of holders and the VMA count right across a change of q's range. */
+static void frames_release(struct kv_store *s, const uint32_t *frames, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        kv_arena_unmap(&s->arena, frames[i]);
+    }
+}
+
+/* Unmaps a closed sequence and frees it; false when the kernel will not, which leaves all as is. */
+static bool seq_free(struct kv_store *s, struct kv_seq *q)
+{
+    uint32_t n_vma = kv_range_n_vma(&q->range);
+    uint32_t *frames = q->range.frames;
+    uint32_t n = q->range.n_chunk;
+    q->range.frames = NULL; /* needed until their holders are counted off */
+    if (!kv_range_finish(&q->range)) {
+        q->range.frames = frames;
+        return false;
+    }
+    frames_release(s, frames, n);
+    free(frames);
+    s->n_vma -= n_vma;
+    free(q);
+    return true;
+}
+
+static void closing_retry(struct kv_store *s)
+{
+    struct kv_seq *next;
+    for (struct kv_seq *q = s->closing; q; q = next) {
+        next = q->next;
+        list_remove(&s->closing, q);
+        if (!seq_free(s, q)) {
+            list_insert(&s->closing, q);
+            return;
+        }
+    }
+}
+
+void kv_store_destroy(struct kv_store *s)
+{
+    if (!s) {
+        return;
+    }
+    closing_retry(s);
+    kv_arena_finish(&s->arena);
+    free(s->frame_buf);
+    free(s->check_buf);
+    (void)pthread_mutex_destroy(&s->stats_mu);
+    free(s);
+}
+
+enum err_code kv_seq_open(struct kv_store *s, struct kv_seq **ret_q, struct err *e)
+{
+    closing_retry(s);
+    if (s->n_vma >= s->options.n_vma_max) {
+        return err_set(e, ERR_FULL, "all %u memory mappings of the KV store are in use",
+                       s->options.n_vma_max);
+    }
+    struct kv_seq *q = calloc(1, sizeof *q);
+    if (!q) {
+        return err_set(e, ERR_NOMEM, "no memory for a KV sequence");
+    }
+    enum err_code code = kv_range_init(&q->range, s->n_chunk_max, s->options.chunk_bytes, e);
+    if (code) {
+        free(q);
+        return code;
+    }
+    q->store = s;
+    list_insert(&s->seqs, q);
+    s->n_seq++;
+    s->n_vma += kv_range_n_vma(&q->range);
+    kv_publish(s);
+    *ret_q = q;
+    return ERR_OK;
+}
+
+void kv_seq_close(struct kv_seq *q)
+{
+    if (!q) {
+        return;
+    }
+    struct kv_store *s = q->store;
+    list_remove(&s->seqs, q);
+    s->n_seq--;
+    if (!seq_free(s, q)) {
+        list_insert(&s->closing, q);
+    }
+    closing_retry(s);
+    kv_publish(s);
+}
+
+/* Takes n frames to follow q's last one, into frame_buf. */
+static bool frames_take(struct kv_seq *q, uint32_t n)
+{
+    struct kv_store *s = q->store;
+    uint32_t n_chunk = q->range.n_chunk;
+    uint32_t prev = n_chunk > 0 ? q->range.frames[n_chunk - 1] : KV_FRAME_NONE;
+    for (uint32_t i = 0; i < n; i++) {
+        prev = kv_arena_take(&s->arena, prev, n_chunk + i);
+        if (prev == KV_FRAME_NONE) {
+            frames_release(s, s->frame_buf, i);
+            return false;
+        }
+        s->frame_buf[i] = prev;
+    }
+    return true;
+}
+
+enum err_code kv_seq_grow(struct kv_seq *q, uint32_t n_tok, struct err *e)
+{
+    struct kv_store *s = q->store;
+    struct kv_range *r = &q->range;
+    if (n_tok > s->options.n_seq_tok_max) {
+        return err_set(e, ERR_LIMIT, "a KV sequence of %u tokens: the longest is %u", n_tok,
+                       s->options.n_seq_tok_max);
+    }
+    uint32_t n_want = n_tok == 0 ? 0 : (n_tok - 1) / s->options.chunk_tok + 1;
+    if (n_want <= r->n_chunk) {
+        return ERR_OK;
+    }
+    uint32_t n_more = n_want - r->n_chunk;
+    closing_retry(s);
+    if (!frames_take(q, n_more)) {
+        return err_set(e, ERR_FULL, "KV memory is full: %u more of %u frames needed, %llu free",
+                       n_more, s->arena.n_frame,
+                       (unsigned long long)s->arena.n_by_state[KV_FRAME_FREE]);
+    }
+    enum err_code code = ERR_OK;
+    uint32_t n_chunk_before = r->n_chunk;
+    uint32_t n_vma_before = kv_range_n_vma(r);
+    uint32_t n_vma_after = kv_range_n_vma_with(r, s->frame_buf, n_more, false);
+    if (s->n_vma - n_vma_before + n_vma_after > s->options.n_vma_max) {
+        code = err_set(e, ERR_FULL, "all %u memory mappings of the KV store are in use",
+                       s->options.n_vma_max);
+    } else {
+        code = kv_range_append(r, s->arena.fd, s->frame_buf, n_more, false, e);
+    }
+    uint32_t n_new = r->n_chunk - n_chunk_before; /* not 0 after some failures, too */
+    frames_release(s, s->frame_buf + n_new, n_more - n_new);
+    s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(r);
+    kv_publish(s);
+    return code;
+}
+
+void kv_seq_shrink(struct kv_seq *q, uint32_t n_tok)
+{
+    struct kv_store *s = q->store;
+    struct kv_range *r = &q->range;
+    uint32_t n_keep = n_tok == 0 ? 0 : (n_tok - 1) / s->options.chunk_tok + 1;
+    uint32_t n_chunk = r->n_chunk;
+    uint32_t n_vma_before = kv_range_n_vma(r);
+    /* A refusal keeps the frames until the next shrink or the close: only memory is late. */
+    if (n_keep < n_chunk && kv_range_cut(r, n_keep)) {
+        frames_release(s, r->frames + n_keep, n_chunk - n_keep);
+        s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(r);
+        kv_publish(s);
+    }
+}
+
+void *kv_seq_base(const struct kv_seq *q)
+{
+    return q->range.base;
+}
+
+uint32_t kv_seq_n_tok_mapped(const struct kv_seq *q)
+{
+    uint64_t n = (uint64_t)q->range.n_chunk * q->store->options.chunk_tok;
+    return n < q->store->options.n_seq_tok_max ? (uint32_t)n : q->store->options.n_seq_tok_max;
+}
+
+void kv_publish(struct kv_store *s)
+{
+    const uint64_t *n = s->arena.n_by_state;
+    (void)pthread_mutex_lock(&s->stats_mu);
+    s->stats = (struct kv_stats){
+        .n_frame_total = s->arena.n_frame,
+        .n_frame_free = n[KV_FRAME_FREE],
+        .n_frame_active = n[KV_FRAME_ACTIVE],
+        .n_frame_cached = n[KV_FRAME_CACHED],
+        .n_frame_loading = n[KV_FRAME_LOADING],
+        .n_frame_writing = n[KV_FRAME_WRITING],
+        .n_vma = s->n_vma,
+        .n_seq = s->n_seq,
+        .chunk_bytes = s->options.chunk_bytes,
+        .chunk_tok = s->options.chunk_tok,
+    };
+    (void)pthread_mutex_unlock(&s->stats_mu);
+}
+
+void kv_get_stats(const struct kv_store *s, struct kv_stats *ret_stats)
+{
+    pthread_mutex_t *mu = (pthread_mutex_t *)&s->stats_mu; /* a lock is not the store's content */
+    (void)pthread_mutex_lock(mu);
+    *ret_stats = s->stats;
+    (void)pthread_mutex_unlock(mu);
+}
+
+/* Adds the holders of one list's frames to check_buf and its VMAs to *n_vma. */
+static enum err_code check_seqs(const struct kv_store *s, const struct kv_seq *q, uint64_t *n_seq,
+                                uint64_t *n_vma, struct err *e)
+{
+    const struct kv_seq *prev = NULL;
+    for (; q; prev = q, q = q->next) {
+        enum err_code code = kv_range_check(&q->range, e);
+        if (code) {
+            return code;
+        }
+        if (q->prev != prev || q->store != s || q->range.n_chunk_max != s->n_chunk_max) {
+            return err_set(e, ERR_INTERNAL, "a KV sequence is wrongly listed");
+        }
+        for (uint32_t i = 0; i < q->range.n_chunk; i++) {
+            if (q->range.frames[i] >= s->arena.n_frame) {
+                return err_set(e, ERR_INTERNAL, "chunk %u on frame %u of %u", i, q->range.frames[i],
+                               s->arena.n_frame);
+            }
+            s->check_buf[q->range.frames[i]]++;
+        }
+        *n_vma += kv_range_n_vma(&q->range);
+        ++*n_seq;
+    }
+    return ERR_OK;
+}
+
+enum err_code kv_check(const struct kv_store *s, struct err *e)
+{
+    enum err_code code = kv_arena_check(&s->arena, e);
+    if (code) {
+        return code;
+    }
+    uint64_t n_seq = 0;
+    uint64_t n_closing = 0;
+    uint64_t n_vma = 0;
+    memset(s->check_buf, 0, s->arena.n_frame * sizeof *s->check_buf);
+    code = check_seqs(s, s->seqs, &n_seq, &n_vma, e);
+    if (!code) {
+        code = check_seqs(s, s->closing, &n_closing, &n_vma, e);
+    }
+    if (code) {
+        return code;
+    }
+    for (uint32_t f = 0; f < s->arena.n_frame; f++) {
+        if (s->check_buf[f] != s->arena.frames[f].n_map) {
+            return err_set(e, ERR_INTERNAL, "frame %u has %u holders, counted %u", f,
+                           s->check_buf[f], s->arena.frames[f].n_map);
+        }
+    }
+    if (n_seq != s->n_seq || n_vma != s->n_vma || n_vma > s->options.n_vma_max) {
+        return err_set(e, ERR_INTERNAL, "%llu sequences, counted %llu; %llu VMAs, counted %llu",
+                       (unsigned long long)n_seq, (unsigned long long)s->n_seq,
+                       (unsigned long long)n_vma, (unsigned long long)s->n_vma);
+    }
+    return ERR_OK;
+}
