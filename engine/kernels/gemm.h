@@ -33,8 +33,10 @@ struct gemm_weight {
     uint32_t n_out;
     uint32_t n_in;
     size_t n_byte;      /* packed */
+    size_t group_bytes; /* packed, of one group of rows; gemm.c's own */
     void *data;         /* packed; the weight's own, on huge pages, freed by gemm_weight_finish */
     const void *kernel; /* what runs it; gemm.c's own */
+    void *slab;         /* what data lies in; gemm.c's own */
 };
 
 /* Packs n_out rows of n_in elements from GGUF bytes (row-major, n_in a multiple of the type's

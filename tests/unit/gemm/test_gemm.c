@@ -1,0 +1,264 @@
+/* Every kernel of this machine against sums in double over exactly dequantised weights, on odd
+ * shapes, and to the bit against itself: whatever runs beside a row must not change it. */
+#include "fixture.h"
+
+#include "base/rng.h"
+#include "engine/quant/formats.h"
+#include "engine/threads.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+struct machine {
+    struct eng_pool *pool;
+    struct gemm_ctx *ctx[KERN_ISA_END]; /* NULL: not on this machine */
+};
+
+static int setup(void **state)
+{
+    struct machine *m = calloc(1, sizeof *m);
+    struct err e;
+    assert_int_equal(eng_pool_create(2, &m->pool, &e), ERR_OK);
+    for (int i = 0; i < KERN_ISA_END; i++) {
+        enum kern_isa isa;
+        if (kern_isa_by_name(kern_isa_name((enum kern_isa)i), &isa, &e) == ERR_OK) {
+            assert_int_equal(gemm_ctx_create(isa, m->pool, &m->ctx[i], &e), ERR_OK);
+        } else {
+            print_message("not tested: %s\n", e.msg);
+        }
+    }
+    *state = m;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct machine *m = *state;
+    for (int i = 0; i < KERN_ISA_END; i++) {
+        gemm_ctx_destroy(m->ctx[i]);
+    }
+    eng_pool_destroy(m->pool);
+    free(m);
+    return 0;
+}
+
+/* y = w x for n_tok rows; every buffer ends at an unreadable page. */
+static void multiply(struct gemm_ctx *c, const struct gemm_weight *w, const float *x,
+                     uint32_t n_tok, const float *bias, bool add, float *y)
+{
+    struct err e;
+    struct gemm_act act = {0};
+    size_t n_x = (size_t)n_tok * w->n_in * sizeof *x;
+    size_t n_y = (size_t)n_tok * w->n_out * sizeof *y;
+    float *gx = fix_guard_alloc(n_x), *gy = fix_guard_alloc(n_y);
+    memcpy(gx, x, n_x);
+    memcpy(gy, y, n_y);
+    assert_int_equal(gemm_act_prepare(c, w, gx, w->n_in, n_tok, &act, &e), ERR_OK);
+    struct gemm_job job = {.w = w, .act = &act, .y = gy, .ldy = w->n_out, .bias = bias, .add = add};
+    gemm_run(c, &job, 1);
+    memcpy(y, gy, n_y);
+    gemm_act_finish(&act);
+    fix_guard_free(gx, n_x);
+    fix_guard_free(gy, n_y);
+}
+
+static struct gemm_weight pack(struct gemm_ctx *c, enum gguf_type type, uint32_t n_out,
+                               uint32_t n_in, const uint8_t *src)
+{
+    struct gemm_weight w;
+    struct err e;
+    if (gemm_weight_pack(c, type, n_out, n_in, src, &w, &e) != ERR_OK) {
+        fail_msg("pack %s: %s", quant_format_of(type)->name, e.msg);
+    }
+    return w;
+}
+
+/* Relative to the sum of |w x|: what rounding of weights and activations may add. */
+static double tolerance(enum kern_isa isa, enum gguf_type type, uint32_t n_in)
+{
+    double f32 = 1.2e-7 * sqrt((double)n_in) + 2.4e-7;
+    if (isa == KERN_SCALAR || type == GGUF_TYPE_F32 || type == GGUF_TYPE_F16) {
+        return f32;
+    }
+    return isa == KERN_AMX ? f32 + 0x1p-8 : f32 + 0.02;
+}
+
+static const struct shape {
+    uint32_t n_out, n_in, n_tok;
+} shapes[] = {
+    {1, 1, 1},  {16, 1, 3},  {33, 2, 5},   {70, 3, 2},  {32, 4, 16}, {31, 5, 17},
+    {64, 7, 1}, {17, 8, 33}, {48, 28, 13}, {5, 19, 70}, {96, 9, 64}, {40, 6, 150},
+};
+
+static void check_shape(struct machine *m, enum gguf_type type, struct shape s)
+{
+    s.n_in = s.n_in * (fix_block(type) > 32 ? fix_block(type) : 32);
+    uint8_t *src = fix_weights(type, s.n_out, s.n_in, FIX_NORMAL, s.n_out * 31 + s.n_in);
+    float *x = malloc(sizeof *x * s.n_tok * s.n_in);
+    float *wf = malloc(sizeof *wf * s.n_out * s.n_in);
+    float *bias = malloc(sizeof *bias * s.n_out);
+    float *y = malloc(sizeof *y * s.n_tok * s.n_out);
+    fix_activations(x, (size_t)s.n_tok * s.n_in, s.n_tok);
+    fix_activations(bias, s.n_out, 5);
+    quant_format_of(type)->dequant(src, wf, (size_t)s.n_out * s.n_in);
+    for (int i = 0; i < KERN_ISA_END; i++) {
+        if (!m->ctx[i]) {
+            continue;
+        }
+        struct gemm_weight w = pack(m->ctx[i], type, s.n_out, s.n_in, src);
+        for (size_t j = 0; j < (size_t)s.n_tok * s.n_out; j++) {
+            y[j] = 1.5f;
+        }
+        multiply(m->ctx[i], &w, x, s.n_tok, bias, true, y);
+        double tol = tolerance((enum kern_isa)i, type, s.n_in);
+        for (uint32_t t = 0; t < s.n_tok; t++) {
+            for (uint32_t o = 0; o < s.n_out; o++) {
+                double want = 1.5 + (double)bias[o], size = fabs(want);
+                for (uint32_t k = 0; k < s.n_in; k++) {
+                    double v =
+                        (double)wf[(size_t)o * s.n_in + k] * (double)x[(size_t)t * s.n_in + k];
+                    want += v;
+                    size += fabs(v);
+                }
+                double got = (double)y[(size_t)t * s.n_out + o];
+                if (!(fabs(got - want) <= tol * size)) {
+                    fail_msg(
+                        "%s %s %ux%u, %u rows: y[%u][%u] is %.9g, not %.9g (off by %.3g of %.3g)",
+                        kern_isa_name((enum kern_isa)i), quant_format_of(type)->name, s.n_out,
+                        s.n_in, s.n_tok, t, o, got, want, fabs(got - want) / size, tol);
+                }
+            }
+        }
+        float *row = malloc(sizeof *row * s.n_in);
+        for (uint32_t o = 0; o < s.n_out; o++) {
+            gemm_weight_row(m->ctx[i], &w, o, row);
+            assert_memory_equal(row, wf + (size_t)o * s.n_in, sizeof *row * s.n_in);
+        }
+        free(row);
+        gemm_weight_finish(&w);
+    }
+    free(src);
+    free(x);
+    free(wf);
+    free(bias);
+    free(y);
+}
+
+static void test_values(void **state)
+{
+    for (size_t t = 0; fix_types[t] != GGUF_TYPE_END; t++) {
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+            check_shape(*state, fix_types[t], shapes[s]);
+        }
+    }
+}
+
+/* The same bits from one row alone as from any number beside it, at any place, by any thread. */
+static void test_bits_of_a_row(void **state)
+{
+    struct machine *m = *state;
+    enum { N_OUT = 70, N_TOK = 70 };
+    struct eng_pool *one;
+    struct err e;
+    assert_int_equal(eng_pool_create(1, &one, &e), ERR_OK);
+    for (size_t t = 0; fix_types[t] != GGUF_TYPE_END; t++) {
+        uint32_t n_in = fix_block(fix_types[t]) > 32 ? 1024 : 896;
+        uint8_t *src = fix_weights(fix_types[t], N_OUT, n_in, FIX_NORMAL, 99);
+        float *x = malloc(sizeof *x * N_TOK * n_in);
+        float *want = calloc(N_TOK * N_OUT, sizeof *want), *y = calloc(N_TOK * N_OUT, sizeof *y);
+        fix_activations(x, (size_t)N_TOK * n_in, 7);
+        for (int i = 0; i < KERN_ISA_END; i++) {
+            if (!m->ctx[i]) {
+                continue;
+            }
+            struct gemm_ctx *alone;
+            assert_int_equal(gemm_ctx_create((enum kern_isa)i, one, &alone, &e), ERR_OK);
+            struct gemm_weight w = pack(m->ctx[i], fix_types[t], N_OUT, n_in, src);
+            for (uint32_t r = 0; r < N_TOK; r++) {
+                multiply(alone, &w, x + (size_t)r * n_in, 1, NULL, false, want + (size_t)r * N_OUT);
+            }
+            for (uint32_t n = 1; n <= N_TOK; n++) {
+                uint32_t first = (n * 13) % (N_TOK - n + 1);
+                multiply(n & 1 ? m->ctx[i] : alone, &w, x + (size_t)first * n_in, n, NULL, false,
+                         y);
+                if (memcmp(y, want + (size_t)first * N_OUT, sizeof *y * n * N_OUT) != 0) {
+                    fail_msg("%s %s: bits differ among %u rows from row %u",
+                             kern_isa_name((enum kern_isa)i), quant_format_of(fix_types[t])->name,
+                             n, first);
+                }
+            }
+            gemm_weight_finish(&w);
+            gemm_ctx_destroy(alone);
+        }
+        free(src);
+        free(x);
+        free(want);
+        free(y);
+    }
+    eng_pool_destroy(one);
+}
+
+/* F32 and F16 weights give the same bits on every instruction set. */
+static void test_float_bits_across_isas(void **state)
+{
+    struct machine *m = *state;
+    enum { N_OUT = 45, N_IN = 259, N_TOK = 23 };
+    const enum gguf_type types[] = {GGUF_TYPE_F32, GGUF_TYPE_F16};
+    for (size_t t = 0; t < 2; t++) {
+        uint8_t *src = fix_weights(types[t], N_OUT, N_IN, FIX_NORMAL, 3);
+        float *x = malloc(sizeof *x * N_TOK * N_IN);
+        float *want = calloc(N_TOK * N_OUT, sizeof *want), *y = calloc(N_TOK * N_OUT, sizeof *y);
+        fix_activations(x, (size_t)N_TOK * N_IN, 8);
+        for (int i = 0; i < KERN_ISA_END; i++) {
+            if (m->ctx[i]) {
+                struct gemm_weight w = pack(m->ctx[i], types[t], N_OUT, N_IN, src);
+                multiply(m->ctx[i], &w, x, N_TOK, NULL, false, i == KERN_SCALAR ? want : y);
+                if (i != KERN_SCALAR) {
+                    assert_memory_equal(y, want, sizeof *y * N_TOK * N_OUT);
+                }
+                gemm_weight_finish(&w);
+            }
+        }
+        free(src);
+        free(x);
+        free(want);
+        free(y);
+    }
+}
+
+static void test_refusals(void **state)
+{
+    struct machine *m = *state;
+    struct gemm_weight w;
+    struct err e;
+    uint8_t byte = 0;
+    assert_int_equal(gemm_weight_pack(m->ctx[KERN_SCALAR], GGUF_TYPE_I32, 1, 1, &byte, &w, &e),
+                     ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.msg, "I32"));
+    assert_int_equal(gemm_weight_pack(m->ctx[KERN_SCALAR], GGUF_TYPE_Q4_0, 1, 33, &byte, &w, &e),
+                     ERR_INVALID);
+    assert_int_equal(gemm_weight_pack(m->ctx[KERN_SCALAR], GGUF_TYPE_Q4_0, 0, 32, &byte, &w, &e),
+                     ERR_INVALID);
+    enum kern_isa isa;
+    assert_int_equal(kern_isa_by_name("z80", &isa, &e), ERR_UNSUPPORTED);
+    assert_int_equal(kern_isa_by_name(NULL, &isa, &e), ERR_OK);
+    assert_int_equal(isa, kern_isa_detect());
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_bits_of_a_row),
+        cmocka_unit_test(test_float_bits_across_isas),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests_name("gemm", tests, setup, teardown);
+}
