@@ -2,9 +2,24 @@
  * decoding sequences and as much prefill as the step's budget allows, so that a long prompt never
  * freezes the others. The scheduler owns sequences, the KV store and the calls into the engine.
  *
+ * Order: tenants take turns by what they have used (fairness.h), each first come, first served; a
+ * request that waited longer than wait_max_us goes before all. Which requests share a step, and how
+ * prompts are sliced, never changes a token.
+ *
+ * Memory: a request is admitted once its whole prompt has KV memory and every running sequence
+ * keeps a chunk to grow into. When growth finds no frame, the youngest sequence gives its memory
+ * back and is computed again later; its stream goes on with the same tokens. The oldest is never
+ * asked, so there is always one that ends.
+ *
  * Threads: sch_submit, sch_cancel, sch_stream_* and sch_get_stats may be called from any thread; a
  * stream has one reader at a time. All else happens on the scheduler's own thread (sch_start), or
- * on the caller's when a test drives sch_step itself. */
+ * on the caller's when a test drives sch_step itself. No lock is held across a step.
+ *
+ * A reader that sleeps: with a lock L of its own, it calls sch_stream_next while holding L, and if
+ * that is false notes "asleep" and suspends before it lets L go. `wake` takes L and, if asleep,
+ * resumes. An event pushed before the call is returned by it; one pushed after is followed by a
+ * wake, which waits for L: no wake-up is lost. sch_stream_release waits for a wake that is under
+ * way, so it must not be called with L held, nor from wake. */
 #ifndef SCHEDULER_SCHEDULER_H
 #define SCHEDULER_SCHEDULER_H
 
@@ -27,6 +42,10 @@ struct sch_options {
         itl_target_us;    /* a step beside decodes should not take longer; 0: no slicing by time */
     uint32_t n_event_max; /* per stream; a full ring pauses its sequence */
     uint64_t reader_stall_us; /* a ring full for so long cancels its request; 0: never */
+    uint64_t wait_max_us;     /* hard limit of unfairness, see above; 0: 10 s */
+    bool check_kv;            /* kv_check after every step; a failure aborts. For debug and tests */
+    uint64_t (*now_us)(void *arg); /* NULL: clock_mono_us; a simulator brings its own time */
+    void *now_arg;
 };
 
 enum sch_finish {
@@ -43,18 +62,21 @@ struct sch_request {
     const int32_t *tokens; /* [n_tok], copied; n_tok >= 1 */
     uint32_t n_tok;
     uint32_t n_gen_max;          /* 0 is legal: prefill only (echo with logprobs) */
-    uint32_t n_gen_min;          /* end-of-generation ids are forbidden before */
+    uint32_t n_gen_min;          /* before it, end-of-generation and stop ids are forbidden, and
+                                  * stop strings are not looked for */
     struct sample_params sample; /* bias is copied */
-    const char *const *stop;     /* [n_stop] non-empty UTF-8 strings, copied */
+    /* [n_stop] non-empty UTF-8 strings, copied. The one whose last byte comes first ends the
+     * answer, the longest if several end there: token borders play no part. */
+    const char *const *stop;
     uint32_t n_stop;
     const int32_t *stop_ids; /* [n_stop_id], copied */
     uint32_t n_stop_id;
-    bool keep_stop; /* the stop string stays in the output */
+    bool keep_stop; /* the stop string, or the text of the id that ended, stays in the output */
     bool ignore_eos;
     bool show_special;    /* control tokens appear as text */
     bool prompt_logprobs; /* a TOKEN event for every prompt token from the second on */
     const char *tenant;   /* copied; for fairness and, later, cache identity. NULL: "" */
-    uint64_t deadline_us; /* monotonic; 0: none */
+    uint64_t deadline_us; /* monotonic; 0: none. Passed: SCH_FINISH_ERROR with ERR_TIMEOUT */
     /* Called on the scheduler's thread when events became readable after the ring was empty. Must
      * not block. Never called after sch_stream_release returned. */
     void (*wake)(void *arg);
@@ -71,7 +93,9 @@ struct sch_event {
     /* TOKEN */
     int32_t id;
     bool of_prompt;
-    const char *text; /* whole UTF-8 characters, valid until the next sch_stream_next */
+    /* Whole UTF-8 characters (what cannot become one is U+FFFD), valid until the next
+     * sch_stream_next. Empty for tokens of the prompt. The texts of all events are the answer. */
+    const char *text;
     size_t n_byte;
     const struct sample_result *logprobs; /* NULL unless asked for; same validity */
     /* END */
@@ -80,7 +104,7 @@ struct sch_event {
     const char *stop_matched; /* the stop string that ended it, or NULL */
     uint32_t n_prompt_tok;
     uint32_t n_cached_tok; /* of the prompt, not computed again */
-    uint32_t n_gen_tok;
+    uint32_t n_gen_tok;    /* an id that ended the answer counts */
     uint64_t queue_us;
     uint64_t ttft_us; /* from submit to the first token */
     uint64_t total_us;
@@ -91,12 +115,12 @@ struct sch_stream;
 
 enum err_code sch_create(const struct sch_options *options, struct sch **ret_s, struct err *e);
 enum err_code sch_start(struct sch *s, struct err *e); /* begins the thread */
-/* Refuses new requests; running ones go on for at most grace_us, then are cancelled. Returns when
- * the thread has ended and every stream has its END. */
+/* Refuses new requests; accepted ones go on for at most grace_us, then are cancelled. Returns when
+ * the thread has ended and every stream has its END. Without a thread it runs the steps itself. */
 void sch_stop(struct sch *s, uint64_t grace_us);
 void sch_destroy(struct sch *s); /* after sch_stop, streams released; NULL is legal */
 
-/* One turn of the loop; true while there is anything to do. For tests without a thread. */
+/* One turn of the loop; false when it found nothing to do. For tests without a thread. */
 bool sch_step(struct sch *s);
 
 /* ERR_FULL: queue full or draining. ERR_INVALID: tokens out of range. ERR_LIMIT: the prompt and one
@@ -107,7 +131,8 @@ enum err_code sch_submit(struct sch *s, const struct sch_request *r, struct sch_
 void sch_cancel(struct sch_stream *st);
 /* Pops the next event; false when there is none now. */
 bool sch_stream_next(struct sch_stream *st, struct sch_event *ret_ev);
-/* The reader's last call; cancels if the END was not read. NULL is legal. */
+/* The reader's last call; cancels if the END was not read. NULL is legal. Waits for a wake under
+ * way, see above. */
 void sch_stream_release(struct sch_stream *st);
 
 #define SCH_HIST_BUCKETS 24
