@@ -1,0 +1,107 @@
+#include "engine/model.h"
+
+#include <stdlib.h>
+
+static void norm_finish(struct model_norm *n)
+{
+    free(n->w);
+    free(n->b);
+}
+
+static void linear_finish(struct model_linear *l)
+{
+    gemm_weight_finish(&l->w);
+    free(l->b);
+}
+
+static void ffn_finish(struct model_ffn *f)
+{
+    linear_finish(&f->gate);
+    linear_finish(&f->up);
+    linear_finish(&f->down);
+}
+
+static void moe_destroy(struct model_moe *moe, uint32_t n_expert)
+{
+    if (!moe) {
+        return;
+    }
+    linear_finish(&moe->router);
+    linear_finish(&moe->shared_gate);
+    ffn_finish(&moe->shared);
+    for (uint32_t i = 0; i < n_expert; i++) {
+        linear_finish(&moe->gate[i]);
+        linear_finish(&moe->up[i]);
+        linear_finish(&moe->down[i]);
+    }
+    free(moe->gate); /* up and down lie behind it */
+    free(moe->select_bias);
+    free(moe->router_scale);
+    free(moe->down_scale);
+    free(moe);
+}
+
+static void mla_destroy(struct model_mla *mla, uint32_t n_head)
+{
+    if (!mla) {
+        return;
+    }
+    linear_finish(&mla->q_a);
+    linear_finish(&mla->kv_a);
+    norm_finish(&mla->q_norm);
+    norm_finish(&mla->kv_norm);
+    for (uint32_t i = 0; i < n_head; i++) {
+        linear_finish(&mla->k_b[i]);
+        linear_finish(&mla->v_b[i]);
+    }
+    free(mla->k_b); /* v_b lies behind it */
+    free(mla);
+}
+
+static void layer_finish(struct model_layer *l, uint32_t n_expert)
+{
+    norm_finish(&l->attn_norm);
+    linear_finish(&l->q);
+    linear_finish(&l->k);
+    linear_finish(&l->v);
+    norm_finish(&l->q_norm);
+    norm_finish(&l->k_norm);
+    linear_finish(&l->o);
+    free(l->sinks);
+    norm_finish(&l->post_attn_norm);
+    norm_finish(&l->ffn_norm);
+    ffn_finish(&l->ffn);
+    norm_finish(&l->post_ffn_norm);
+    norm_finish(&l->moe_pre_norm);
+    norm_finish(&l->moe_post_norm);
+    norm_finish(&l->ffn_branch_norm);
+    moe_destroy(l->moe, n_expert);
+    mla_destroy(l->mla, l->n_head);
+    if (l->input) {
+        linear_finish(&l->input->gate);
+        linear_finish(&l->input->proj);
+        norm_finish(&l->input->norm);
+        free(l->input);
+    }
+}
+
+void model_destroy(struct model *m)
+{
+    if (!m) {
+        return;
+    }
+    for (uint32_t i = 0; m->layers && i < m->n_layer; i++) {
+        layer_finish(&m->layers[i], m->n_expert);
+    }
+    free(m->layers);
+    for (uint32_t i = 0; i < MODEL_ROPE_MAX; i++) {
+        rope_finish(&m->ropes[i]);
+    }
+    free(m->pos_embed);
+    norm_finish(&m->final_norm);
+    linear_finish(&m->output);
+    free(m->alibi);
+    linear_finish(&m->layer_embed_proj);
+    norm_finish(&m->layer_embed_norm);
+    free(m);
+}

@@ -1,0 +1,200 @@
+/* A model: what its metadata says (struct model, struct model_layer) and its tensors, ready to run.
+ * Metadata and the tensors that are there decide everything; a model's name decides nothing. Built
+ * by one thread at load, read-only afterwards.
+ *
+ * Shapes in comments are row-major, [out, in] for matrices: a GGUF tensor with ne = [in, out]. */
+#ifndef ENGINE_MODEL_H
+#define ENGINE_MODEL_H
+
+#include "base/err.h"
+#include "engine/engine.h"
+#include "engine/gguf.h"
+#include "engine/kernels/attention.h"
+#include "engine/kernels/gemm.h"
+#include "engine/kernels/vector.h"
+#include "engine/rope.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MODEL_LAYER_MAX  1024
+#define MODEL_HEAD_MAX   1024
+#define MODEL_EXPERT_MAX 1024
+#define MODEL_ROPE_MAX   2
+
+/* y = norm(x) · w + b. */
+struct model_norm {
+    float *w; /* [n] or [n_group, n]; NULL: no weight */
+    float *b; /* [n]; NULL: no bias */
+    bool present;
+    bool per_group; /* w is [n_group, n]: each head has its own */
+};
+
+/* y = W x + b. */
+struct model_linear {
+    struct gemm_weight w; /* [n_out, n_in]; data NULL: absent */
+    float *b;             /* [n_out] or NULL */
+};
+
+enum model_act { MODEL_ACT_SILU, MODEL_ACT_GELU, MODEL_ACT_RELU_SQR, MODEL_ACT_SWIGLU_OAI };
+
+/* down(act(gate x) · up x), or down(act(up x)) without a gate. */
+struct model_ffn {
+    uint32_t n_ff;
+    struct model_linear gate; /* [n_ff, n_embd] or absent */
+    struct model_linear up;   /* [n_ff, n_embd] */
+    struct model_linear down; /* [n_embd, n_ff] */
+};
+
+enum model_gating {
+    MODEL_GATING_SOFTMAX,          /* over all experts, then the best are taken */
+    MODEL_GATING_SIGMOID,          /* each expert by itself */
+    MODEL_GATING_SOFTMAX_SELECTED, /* the best are taken, then softmax over those */
+};
+
+/* A mixture of experts: the router scores all, each row runs through n_used of them. */
+struct model_moe {
+    struct model_linear router;      /* [n_expert, n_embd] */
+    float *router_scale;             /* [n_embd] multiplies the router's normed input, or NULL */
+    float *select_bias;              /* [n_expert] added for the selection alone, or NULL */
+    struct model_linear *gate;       /* [n_expert] of [n_ff, n_embd] */
+    struct model_linear *up;         /* [n_expert] of [n_ff, n_embd] */
+    struct model_linear *down;       /* [n_expert] of [n_embd, n_ff] */
+    float *down_scale;               /* [n_expert] or NULL */
+    struct model_ffn shared;         /* runs for every row; up absent: none */
+    struct model_linear shared_gate; /* [1, n_embd]: sigmoid of it scales the shared part */
+};
+
+/* Multi-head latent attention: K and V of all heads are read from one latent row per token. */
+struct model_mla {
+    struct model_linear q_a;   /* [q_rank, n_embd] or absent: then q alone */
+    struct model_norm q_norm;  /* [q_rank] */
+    struct model_linear kv_a;  /* [kv_rank + n_rot, n_embd] */
+    struct model_norm kv_norm; /* [kv_rank] */
+    struct model_linear *k_b;  /* [n_head] of [kv_rank, d_nope]: carries q into the latent space */
+    struct model_linear *v_b;  /* [n_head] of [d_v, kv_rank]: carries the result out of it */
+};
+
+/* Per-layer input embeddings (Gemma 3n and 4). */
+struct model_layer_input {
+    struct model_linear gate; /* [n_embd_layer, n_embd] */
+    struct model_linear proj; /* [n_embd, n_embd_layer] */
+    struct model_norm norm;   /* [n_embd] */
+};
+
+struct model_layer {
+    /* from metadata */
+    uint32_t n_head;
+    uint32_t n_head_kv;
+    uint32_t d_k; /* values of one head of Q and K */
+    uint32_t d_v; /* values of one head of V */
+    uint32_t n_ff;
+    uint32_t window;   /* 0: sees all before it */
+    int rope;          /* index into model.ropes; -1: none */
+    uint32_t kv_layer; /* whose K and V it reads: its own index unless shared */
+    bool is_moe;
+    /* tensors */
+    struct model_norm attn_norm; /* [n_embd] */
+    struct model_linear q;       /* [n_head · d_k, n_embd] */
+    struct model_linear k;       /* [n_head_kv · d_k, n_embd] */
+    struct model_linear v;       /* [n_head_kv · d_v, n_embd]; absent: V is K before its norm */
+    struct model_norm q_norm;    /* [d_k] of each head, or [n_head · d_k] at once */
+    struct model_norm k_norm;    /* [d_k] of each head, or [n_head_kv · d_k] at once */
+    struct model_linear o;       /* [n_embd, n_head · d_v] */
+    float *sinks;                /* [n_head] or NULL */
+    struct model_norm post_attn_norm; /* [n_embd], on attention's result */
+    struct model_norm ffn_norm;       /* [n_embd] */
+    struct model_ffn ffn;
+    struct model_norm post_ffn_norm; /* [n_embd], on the FFN's result */
+    struct model_moe *moe;           /* NULL unless is_moe */
+    struct model_mla *mla;           /* NULL unless the architecture has it */
+    struct model_layer_input *input; /* NULL unless the architecture has it */
+    float out_scale;                 /* multiplies the block's result; 1: none */
+    /* Dense FFN and experts side by side (gemma4): norms of each branch. */
+    struct model_norm moe_pre_norm;
+    struct model_norm moe_post_norm;
+    struct model_norm ffn_branch_norm;
+};
+
+enum model_qk_norm { MODEL_QK_NORM_NONE, MODEL_QK_NORM_HEAD, MODEL_QK_NORM_FULL };
+
+struct arch;
+
+struct model {
+    const struct arch *arch;
+    /* sizes */
+    uint32_t n_layer;
+    uint32_t n_embd;
+    uint32_t n_vocab;
+    uint32_t n_ctx_train;
+    uint32_t n_ctx; /* the longest sequence of this run */
+    /* how blocks are put together; the architecture's own reader sets what differs from llama */
+    bool layernorm;       /* LayerNorm instead of RMSNorm */
+    float norm_eps;       /* of either */
+    bool pre_norm;        /* attention and FFN read a normed residual */
+    bool post_norm;       /* post_attn_norm and post_ffn_norm on what they give */
+    bool parallel;        /* attention and FFN read the same residual */
+    bool ffn_norm_shared; /* a parallel FFN without a norm of its own reads attention's */
+    bool ffn_gated;       /* the FFN has a gate */
+    bool gate_up_fused;   /* ffn_up holds gate rows, then up rows */
+    enum model_act act;   /* of the FFN */
+    enum model_qk_norm qk_norm;
+    bool qk_norm_after_rope;
+    bool v_norm;           /* weightless RMSNorm on each head of V */
+    float attn_scale;      /* of q·k; 0: 1/sqrt(d_k) */
+    float attn_softcap;    /* 0: none */
+    float attn_clamp;      /* Q, K, V are clamped to ± this; 0: none */
+    float alibi_bias_max;  /* 0: no ALiBi */
+    float attn_temp_scale; /* Q grows by 1 + scale · ln(1 + floor(pos / attn_temp_len)); 0: none */
+    uint32_t attn_temp_len;
+    float embed_scale;           /* of token embeddings */
+    float residual_scale;        /* of what attention and FFN add */
+    float logit_scale;           /* of logits */
+    float final_softcap;         /* 0: none */
+    const char *final_norm_name; /* tensor of the last norm */
+    const char *ffn_norm_name;   /* tensor of the FFN's norm, in a block */
+    struct rope_params rope_params[MODEL_ROPE_MAX];
+    uint32_t n_rope;
+    /* mixture of experts */
+    uint32_t n_expert; /* 0: none */
+    uint32_t n_expert_used;
+    uint32_t n_ff_expert;
+    uint32_t n_ff_shared; /* 0: no shared expert */
+    uint32_t n_expert_group;
+    uint32_t n_expert_group_used;
+    enum model_gating gating;
+    bool expert_weights_norm;   /* divide by their sum */
+    float expert_weights_scale; /* then multiply */
+    /* latent attention */
+    uint32_t q_rank;  /* 0: Q is projected in one step */
+    uint32_t kv_rank; /* 0: no latent attention */
+    /* per-layer inputs */
+    uint32_t n_embd_layer; /* 0: none */
+    /* tensors */
+    struct model_layer *layers; /* [n_layer] */
+    struct rope ropes[MODEL_ROPE_MAX];
+    const struct gguf_tensor *embed;       /* [n_vocab, n_embd], in the mapped file */
+    bool tied;                             /* the output matrix is the embedding */
+    float *pos_embed;                      /* [n_ctx_train, n_embd] learned positions, or NULL */
+    struct model_norm final_norm;          /* [n_embd] */
+    struct model_linear output;            /* [n_vocab, n_embd] */
+    float *alibi;                          /* [n_head] slopes or NULL */
+    const struct gguf_tensor *layer_embed; /* [n_vocab, n_layer · n_embd_layer], in the file */
+    struct model_linear layer_embed_proj;  /* [n_layer · n_embd_layer, n_embd] */
+    struct model_norm layer_embed_norm;    /* [n_embd_layer] */
+    /* facts */
+    uint64_t n_param;
+    uint64_t weights_bytes;
+    bool floats_only; /* every matrix is F32 or F16 */
+};
+
+/* Reads and checks the metadata alone. n_ctx 0: the trained length. */
+enum err_code model_read_params(const struct gguf *f, uint32_t n_ctx, struct model **ret_m,
+                                struct err *e);
+/* Packs the tensors; source pages are given back one by one. Every tensor of the file must have
+ * found its place: what this engine does not know is an error, never ignored. */
+enum err_code model_load_tensors(struct model *m, const struct gguf *f, struct gemm_ctx *gemm,
+                                 const struct eng_options *options, struct err *e);
+void model_destroy(struct model *m); /* NULL is legal */
+
+#endif
