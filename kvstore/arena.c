@@ -110,6 +110,13 @@ enum err_code kv_arena_init(struct kv_arena *a, uint32_t n_frame, size_t frame_b
                          n_frame, frame_bytes);
         goto out;
     }
+    void *bytes = mmap(NULL, n_frame * frame_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+    if (bytes == MAP_FAILED) {
+        code = err_errno(e, ERR_NOMEM, errno, "cannot map KV memory of %u frames of %zu bytes",
+                         n_frame, frame_bytes);
+        goto out;
+    }
+    a->bytes = bytes;
     for (uint32_t n = 0; n <= KV_EXTENT_FRAMES_MAX; n++) {
         a->extents_by_free[n] = EXTENT_NONE;
     }
@@ -129,6 +136,9 @@ out:
 
 void kv_arena_finish(struct kv_arena *a)
 {
+    if (a->bytes) {
+        (void)munmap(a->bytes, a->n_frame * a->frame_bytes);
+    }
     if (a->frames && a->fd >= 0) {
         (void)close(a->fd);
     }
@@ -226,6 +236,21 @@ void kv_arena_unmap(struct kv_arena *a, uint32_t frame)
 {
     enum kv_frame_state before = state_of(&a->frames[frame]);
     a->frames[frame].n_map--;
+    state_changed(a, frame, before);
+}
+
+void kv_arena_hold(struct kv_arena *a, uint32_t frame, bool held)
+{
+    enum kv_frame_state before = state_of(&a->frames[frame]);
+    a->frames[frame].held = held;
+    state_changed(a, frame, before);
+}
+
+void kv_arena_io(struct kv_arena *a, uint32_t frame, int n_read_more, int n_write_more)
+{
+    enum kv_frame_state before = state_of(&a->frames[frame]);
+    a->frames[frame].n_read = (uint16_t)(a->frames[frame].n_read + n_read_more);
+    a->frames[frame].n_write = (uint16_t)(a->frames[frame].n_write + n_write_more);
     state_changed(a, frame, before);
 }
 

@@ -54,8 +54,9 @@ struct kv_arena {
     uint32_t n_phase;
     uint32_t n_frame_extent; /* frames per extent, a power of two and a multiple of n_phase */
     uint32_t n_extent;
-    struct kv_frame *frames;                            /* [n_frame] */
-    struct kv_extent *extents;                          /* [n_extent] */
+    uint8_t *bytes;            /* all frames, read-write: for copies and I/O */
+    struct kv_frame *frames;   /* [n_frame] */
+    struct kv_extent *extents; /* [n_extent] */
     uint32_t extents_by_free[KV_EXTENT_FRAMES_MAX + 1]; /* list heads */
     uint64_t n_by_state[KV_FRAME_STATES];               /* sums to n_frame, always */
 };
@@ -72,6 +73,13 @@ uint32_t kv_arena_take(struct kv_arena *a, uint32_t prev_frame, uint32_t chunk_i
 /* One holder more or fewer; the last to let go frees the frame. */
 void kv_arena_map(struct kv_arena *a, uint32_t frame);
 void kv_arena_unmap(struct kv_arena *a, uint32_t frame);
+void kv_arena_hold(struct kv_arena *a, uint32_t frame, bool held);
+void kv_arena_io(struct kv_arena *a, uint32_t frame, int n_read_more, int n_write_more);
+
+static inline uint8_t *kv_arena_frame(const struct kv_arena *a, uint32_t frame)
+{
+    return a->bytes + frame * a->frame_bytes;
+}
 
 enum kv_frame_state kv_arena_state(const struct kv_arena *a, uint32_t frame);
 

@@ -49,6 +49,13 @@ static enum err_code options_check(const struct kv_options *o, struct err *e)
     return ERR_OK;
 }
 
+/* Chunks the index can name: all in RAM and on disk, as many short or planned ones, and roots. */
+static uint32_t node_limit(const struct kv_store *s)
+{
+    uint64_t n = 2 * (uint64_t)s->arena.n_frame + s->n_slot + 1024;
+    return n < INT32_MAX ? (uint32_t)n : INT32_MAX;
+}
+
 enum err_code kv_store_create(const struct kv_options *options, struct kv_store **ret_s,
                               struct err *e)
 {
@@ -69,10 +76,19 @@ enum err_code kv_store_create(const struct kv_options *options, struct kv_store 
     if (code) {
         goto out;
     }
+    uint32_t n_node_max = node_limit(s);
     s->frame_buf = calloc(s->n_chunk_max, sizeof *s->frame_buf);
-    s->check_buf = calloc(n_frame, sizeof *s->check_buf);
-    if (!s->frame_buf || !s->check_buf) {
+    s->check_buf = calloc(n_node_max, sizeof *s->check_buf);
+    s->tenants = calloc(KV_TENANTS_MAX, sizeof *s->tenants);
+    if (!s->frame_buf || !s->check_buf || !s->tenants) {
         code = err_set(e, ERR_NOMEM, "no memory for the KV store's tables");
+        goto out;
+    }
+    for (uint32_t i = 0; i < KV_TENANTS_MAX; i++) {
+        s->tenants[i].heap_ram = s->tenants[i].heap_disk = KV_NODE_NONE;
+    }
+    code = kv_index_init(&s->index, n_node_max, options->chunk_tok, e);
+    if (code) {
         goto out;
     }
     kv_publish(s);
@@ -151,7 +167,9 @@ void kv_store_destroy(struct kv_store *s)
         return;
     }
     closing_retry(s);
+    kv_index_finish(&s->index);
     kv_arena_finish(&s->arena);
+    free(s->tenants);
     free(s->frame_buf);
     free(s->check_buf);
     (void)pthread_mutex_destroy(&s->stats_mu);
@@ -175,6 +193,7 @@ enum err_code kv_seq_open(struct kv_store *s, struct kv_seq **ret_q, struct err 
         return code;
     }
     q->store = s;
+    q->root = KV_NODE_NONE;
     list_insert(&s->seqs, q);
     s->n_seq++;
     s->n_vma += kv_range_n_vma(&q->range);
@@ -189,6 +208,7 @@ void kv_seq_close(struct kv_seq *q)
         return;
     }
     struct kv_store *s = q->store;
+    kv_seq_leave_index(q);
     list_remove(&s->seqs, q);
     s->n_seq--;
     if (!seq_free(s, q)) {
@@ -198,14 +218,64 @@ void kv_seq_close(struct kv_seq *q)
     kv_publish(s);
 }
 
+uint32_t kv_frame_take(struct kv_store *s, uint32_t prev_frame, uint32_t chunk_idx)
+{
+    uint32_t f = kv_arena_take(&s->arena, prev_frame, chunk_idx);
+    while (f == KV_FRAME_NONE && kv_evict_frame(s)) {
+        f = kv_arena_take(&s->arena, prev_frame, chunk_idx);
+    }
+    return f;
+}
+
+enum err_code kv_seq_append(struct kv_seq *q, const uint32_t *frames, uint32_t n, bool read_only,
+                            struct err *e)
+{
+    struct kv_store *s = q->store;
+    struct kv_range *r = &q->range;
+    enum err_code code = ERR_OK;
+    uint32_t n_chunk_before = r->n_chunk;
+    uint64_t n_vma_before = kv_range_n_vma(r);
+    uint64_t n_vma_after = kv_range_n_vma_with(r, frames, n, read_only);
+    if (s->n_vma - n_vma_before + n_vma_after > s->options.n_vma_max) {
+        code = err_set(e, ERR_FULL, "all %u memory mappings of the KV store are in use",
+                       s->options.n_vma_max);
+    } else {
+        code = kv_range_append(r, s->arena.fd, frames, n, read_only, e);
+    }
+    uint32_t n_new = r->n_chunk - n_chunk_before; /* not 0 after some failures, too */
+    frames_release(s, frames + n_new, n - n_new);
+    s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(r);
+    return code;
+}
+
+bool kv_seq_cut(struct kv_seq *q, uint32_t n_chunk)
+{
+    struct kv_store *s = q->store;
+    struct kv_range *r = &q->range;
+    uint32_t n_chunk_before = r->n_chunk;
+    uint64_t n_vma_before = kv_range_n_vma(r);
+    if (n_chunk >= n_chunk_before) {
+        return true;
+    }
+    if (!kv_range_cut(r, n_chunk)) {
+        return false;
+    }
+    frames_release(s, r->frames + n_chunk, n_chunk_before - n_chunk);
+    s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(r);
+    return true;
+}
+
 /* Takes n frames to follow q's last one, into frame_buf. */
 static bool frames_take(struct kv_seq *q, uint32_t n)
 {
     struct kv_store *s = q->store;
     uint32_t n_chunk = q->range.n_chunk;
     uint32_t prev = n_chunk > 0 ? q->range.frames[n_chunk - 1] : KV_FRAME_NONE;
+    if (n > s->arena.n_by_state[KV_FRAME_FREE] + s->arena.n_by_state[KV_FRAME_CACHED]) {
+        return false; /* before anything is evicted in vain */
+    }
     for (uint32_t i = 0; i < n; i++) {
-        prev = kv_arena_take(&s->arena, prev, n_chunk + i);
+        prev = kv_frame_take(s, prev, n_chunk + i);
         if (prev == KV_FRAME_NONE) {
             frames_release(s, s->frame_buf, i);
             return false;
@@ -223,47 +293,28 @@ enum err_code kv_seq_grow(struct kv_seq *q, uint32_t n_tok, struct err *e)
         return err_set(e, ERR_LIMIT, "a KV sequence of %u tokens: the longest is %u", n_tok,
                        s->options.n_seq_tok_max);
     }
+    enum err_code code = n_tok > q->n_tok ? kv_seq_own_tail(q, e) : ERR_OK;
     uint32_t n_want = n_tok == 0 ? 0 : (n_tok - 1) / s->options.chunk_tok + 1;
-    if (n_want <= r->n_chunk) {
-        return ERR_OK;
+    if (!code && n_want > r->n_chunk) {
+        uint32_t n_more = n_want - r->n_chunk;
+        closing_retry(s);
+        code =
+            frames_take(q, n_more)
+                ? kv_seq_append(q, s->frame_buf, n_more, false, e)
+                : err_set(e, ERR_FULL, "KV memory is full: %u more of %u frames needed, %llu free",
+                          n_more, s->arena.n_frame,
+                          (unsigned long long)s->arena.n_by_state[KV_FRAME_FREE]);
     }
-    uint32_t n_more = n_want - r->n_chunk;
-    closing_retry(s);
-    if (!frames_take(q, n_more)) {
-        return err_set(e, ERR_FULL, "KV memory is full: %u more of %u frames needed, %llu free",
-                       n_more, s->arena.n_frame,
-                       (unsigned long long)s->arena.n_by_state[KV_FRAME_FREE]);
-    }
-    enum err_code code = ERR_OK;
-    uint32_t n_chunk_before = r->n_chunk;
-    uint32_t n_vma_before = kv_range_n_vma(r);
-    uint32_t n_vma_after = kv_range_n_vma_with(r, s->frame_buf, n_more, false);
-    if (s->n_vma - n_vma_before + n_vma_after > s->options.n_vma_max) {
-        code = err_set(e, ERR_FULL, "all %u memory mappings of the KV store are in use",
-                       s->options.n_vma_max);
-    } else {
-        code = kv_range_append(r, s->arena.fd, s->frame_buf, n_more, false, e);
-    }
-    uint32_t n_new = r->n_chunk - n_chunk_before; /* not 0 after some failures, too */
-    frames_release(s, s->frame_buf + n_new, n_more - n_new);
-    s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(r);
     kv_publish(s);
     return code;
 }
 
 void kv_seq_shrink(struct kv_seq *q, uint32_t n_tok)
 {
-    struct kv_store *s = q->store;
-    struct kv_range *r = &q->range;
-    uint32_t n_keep = n_tok == 0 ? 0 : (n_tok - 1) / s->options.chunk_tok + 1;
-    uint32_t n_chunk = r->n_chunk;
-    uint32_t n_vma_before = kv_range_n_vma(r);
+    kv_seq_truncate(q, n_tok);
     /* A refusal keeps the frames until the next shrink or the close: only memory is late. */
-    if (n_keep < n_chunk && kv_range_cut(r, n_keep)) {
-        frames_release(s, r->frames + n_keep, n_chunk - n_keep);
-        s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(r);
-        kv_publish(s);
-    }
+    (void)kv_seq_cut(q, n_tok == 0 ? 0 : (n_tok - 1) / q->store->options.chunk_tok + 1);
+    kv_publish(q->store);
 }
 
 void *kv_seq_base(const struct kv_seq *q)
@@ -292,6 +343,13 @@ void kv_publish(struct kv_store *s)
         .n_seq = s->n_seq,
         .chunk_bytes = s->options.chunk_bytes,
         .chunk_tok = s->options.chunk_tok,
+        .n_node = s->index.n_node,
+        .n_tok_asked = s->counters.n_tok_asked,
+        .n_tok_hit_ram = s->counters.n_tok_hit_ram,
+        .n_tok_hit_disk = s->counters.n_tok_hit_disk,
+        .n_evict_ram = s->counters.n_evict_ram,
+        .n_evict_disk = s->counters.n_evict_disk,
+        .n_copy = s->counters.n_copy,
     };
     (void)pthread_mutex_unlock(&s->stats_mu);
 }
@@ -358,5 +416,5 @@ enum err_code kv_check(const struct kv_store *s, struct err *e)
                        (unsigned long long)n_seq, (unsigned long long)s->n_seq,
                        (unsigned long long)n_vma, (unsigned long long)s->n_vma);
     }
-    return ERR_OK;
+    return kv_cache_check(s, e);
 }

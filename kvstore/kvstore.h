@@ -2,6 +2,18 @@
  * addresses that grows on demand. It knows chunks, frames and addresses; never what a token means
  * or what a layer is: the scheduler brings the engine's chunk size and takes addresses back.
  *
+ * A sequence opened plainly (kv_seq_open) has private memory and leaves nothing behind. One opened
+ * with an identity and its prompt (kv_seq_open_prompt) begins with what the cache has of it, mapped
+ * from the same frames in every sequence that shares it, and leaves its own chunks for others:
+ *
+ *     kv_seq_open_prompt(s, &id, prompt, n, &q, &match, e);
+ *     while (match.n_tok_pending > match.n_tok_ready && there is better to do than wait)
+ *         kv_seq_follow(q, prompt, n, true, &match, e);        each step, after kv_poll
+ *     at = match.n_tok_ready;
+ *     each step:  kv_seq_grow(q, at + n_row, e);  compute rows [at, at + n_row);
+ *                 kv_seq_commit(q, tokens + at, n_row, e);  at += n_row;
+ *     kv_seq_close(q);
+ *
  * Thread: one (the scheduler's) for everything but kv_get_stats, which any thread may call. */
 #ifndef KVSTORE_KVSTORE_H
 #define KVSTORE_KVSTORE_H
@@ -33,13 +45,74 @@ enum err_code kv_seq_open(struct kv_store *s, struct kv_seq **ret_q, struct err 
 /* Gives every frame back at once. NULL is legal. */
 void kv_seq_close(struct kv_seq *q);
 
-/* Maps frames until tokens [0, n_tok) have memory. ERR_FULL when no frame is free: nothing changed,
+/* Maps frames until tokens [0, n_tok) have memory, writable from kv_seq_n_tok on. Cached chunks are
+ * evicted for it. ERR_FULL when no frame is free: nothing changed,
  * the same call may succeed later. ERR_LIMIT beyond n_seq_tok_max. */
 enum err_code kv_seq_grow(struct kv_seq *q, uint32_t n_tok, struct err *e);
-/* Gives back the frames that only tokens from n_tok on used. */
+/* Gives back the frames that only tokens from n_tok on used; what was committed beyond is
+ * forgotten by this sequence. */
 void kv_seq_shrink(struct kv_seq *q, uint32_t n_tok);
 void *kv_seq_base(const struct kv_seq *q); /* fixed for the sequence's life */
 uint32_t kv_seq_n_tok_mapped(const struct kv_seq *q);
+
+/* ---- The prefix cache ---- */
+
+/* What makes two equal token sequences have equal KV. Values are on disk: never renumber. */
+enum kv_field_type {
+    KV_FIELD_WEIGHTS = 1, /* digest of the weights, not a name */
+    KV_FIELD_KV_TYPE = 2,
+    KV_FIELD_LAYOUT = 3,
+    KV_FIELD_ARITHMETIC = 4, /* ISA path and version of the kernels */
+    KV_FIELD_ROPE = 5,
+    KV_FIELD_COMPRESSION = 6,
+    KV_FIELD_ADAPTER = 7,
+    KV_FIELD_TENANT = 8, /* who may share: the API key's name */
+    KV_FIELD_SALT = 9,
+    KV_FIELD_MEDIA = 10,
+};
+
+struct kv_field {
+    enum kv_field_type type;
+    uint32_t n_byte;
+    const void *bytes;
+};
+
+/* Made once per request; a plain value. */
+struct kv_identity {
+    uint8_t root[32];   /* SHA-256 over all fields, each with its type and length */
+    uint8_t tenant[32]; /* over the tenant's alone, for its floor in eviction */
+};
+
+/* ERR_NOMEM only. The order of the fields matters. */
+enum err_code kv_identity_make(const struct kv_field *fields, uint32_t n_field,
+                               struct kv_identity *ret_id, struct err *e);
+
+struct kv_match {
+    uint32_t n_tok_ready; /* [0, n_tok_ready) is written and mapped: compute from there */
+    /* >= n_tok_ready: up to here another sequence is computing, or the disk is reading. Waiting is
+     * advice: computing it oneself is right, too, and then spares the other its work. */
+    uint32_t n_tok_pending;
+};
+
+/* Opens a sequence with the longest prefix of tokens[0…n_tok) that is there, at any token, but at
+ * most n_tok - 1. Chunks are shared; one shared in part is copied. Errors as kv_seq_open; a cache
+ * that cannot serve only makes the match shorter. */
+enum err_code kv_seq_open_prompt(struct kv_store *s, const struct kv_identity *id,
+                                 const int32_t *tokens, uint32_t n_tok, struct kv_seq **ret_q,
+                                 struct kv_match *ret_m, struct err *e);
+/* Looks again, with the same tokens, while q has committed nothing of its own. wait: leave what is
+ * pending alone. Not wait: take what is there now (n_tok_pending becomes n_tok_ready), and let
+ * others follow what q is about to compute. Without anything pending, opening does that at once. */
+void kv_seq_follow(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok, bool wait,
+                   struct kv_match *ret_m);
+/* The KV of these tokens is now written, at [kv_seq_n_tok, + n_tok), and never written again: full
+ * chunks become read-only and others' to share. Prompt and generated tokens alike. Must be mapped
+ * (kv_seq_grow). For a plain sequence it only counts. */
+void kv_seq_commit(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok);
+uint32_t kv_seq_n_tok(const struct kv_seq *q); /* matched or committed */
+/* A second sequence that goes on from the first n_tok <= kv_seq_n_tok tokens of q: full chunks are
+ * shared, the rest is copied. Only of a sequence with an identity (ERR_INVALID). */
+enum err_code kv_seq_fork(struct kv_seq *q, uint32_t n_tok, struct kv_seq **ret_q, struct err *e);
 
 struct kv_stats {
     uint64_t n_frame_total; /* = the sum of the states below, always */
@@ -52,6 +125,14 @@ struct kv_stats {
     uint64_t n_seq;
     size_t chunk_bytes;
     uint32_t chunk_tok;
+    /* The prefix cache. Counts of tokens and events since the store was created. */
+    uint64_t n_node;      /* chunks in the index, on disk or in RAM or in the making */
+    uint64_t n_tok_asked; /* prompt tokens of sequences opened with an identity */
+    uint64_t n_tok_hit_ram;
+    uint64_t n_tok_hit_disk;
+    uint64_t n_evict_ram;
+    uint64_t n_evict_disk;
+    uint64_t n_copy; /* chunks copied because a sequence diverged inside */
 };
 void kv_get_stats(const struct kv_store *s, struct kv_stats *ret_stats);
 
