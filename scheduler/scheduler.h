@@ -137,7 +137,8 @@ void sch_stream_release(struct sch_stream *st);
 
 #define SCH_HIST_BUCKETS 24
 
-/* Cumulative histogram; bounds are sch_hist_bounds_us. */
+/* Since the start. A value is counted in one bucket, the first whose bound is not below it; the
+ * last bucket has no bound. (Prometheus wants running sums of these.) */
 struct sch_hist {
     uint64_t n_by_bucket[SCH_HIST_BUCKETS];
     uint64_t n;

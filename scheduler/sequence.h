@@ -1,0 +1,104 @@
+/* One request on its way: its tokens, its place in KV memory, and what turns the next token into
+ * text and into an end. Made by the submitter, from then on the scheduler thread's alone. */
+#ifndef SCHEDULER_SEQUENCE_H
+#define SCHEDULER_SEQUENCE_H
+
+#include "scheduler/fairness.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/stream.h"
+#include "scheduler/text.h"
+
+enum sch_phase {
+    SCH_WAITING, /* in its tenant's queue */
+    SCH_RUNNING, /* has KV memory */
+    SCH_PARKED,  /* gave its KV memory back; goes before all that wait */
+};
+
+struct sch_seq {
+    struct sch_link link; /* in sch.running or sch.parked, both in order of serial */
+    struct sch_ticket ticket;
+    enum sch_phase phase;
+    struct sch_stream *st;
+    struct kv_seq *kv; /* while running */
+
+    int32_t *tokens; /* [n_prompt + n_gen_max] */
+    uint32_t n_prompt;
+    uint32_t n_gen;
+    uint32_t n_computed; /* of tokens, from the first: their KV is written */
+    uint32_t n_gen_max;
+    uint32_t n_gen_min;
+    uint32_t n_scored;  /* prompt tokens with their event sent; the first has none */
+    uint32_t n_charged; /* tokens its tenant has paid for: not twice after parking */
+
+    struct sample_params sample; /* bias and forbid point to own copies */
+    struct sample_bias *bias;
+    int32_t *forbid;  /* [n_forbid]: what must not come before n_gen_min */
+    int32_t *stop_id; /* [n_stop_id] */
+    uint32_t n_forbid;
+    uint32_t n_stop_id;
+    struct sample_state *counts; /* NULL without penalties */
+    bool ignore_eos;
+    bool show_special;
+    bool prompt_logprobs;
+    bool keep_stop;
+    char *tenant;
+    struct eng_detok detok;
+    struct sch_text text;
+
+    uint32_t n_step_tok;  /* rows in the present step, 0: not in it */
+    uint32_t slice_idx;   /* which of the step's slices */
+    uint32_t room;        /* events its reader has room for, as of this step */
+    uint64_t full_us;     /* since when there is none; 0: there is */
+    uint64_t deadline_us; /* 0: none */
+    uint64_t admit_us;    /* first time it ran; 0: not yet */
+    uint64_t first_us;    /* first token; 0: none yet */
+    uint64_t last_us;     /* latest token */
+};
+
+/* What sch_submit knows of the engine and the store. */
+struct sch_limits {
+    const struct eng *eng;
+    const int32_t *eog; /* [n_eog] ids that end a generation */
+    uint32_t n_eog;
+    uint32_t n_tok_max; /* of prompt and answer: what context and KV budget allow */
+};
+
+/* Checks the request and copies all of it. Errors as sch_submit. */
+enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_request *r,
+                             struct sch_stream *st, struct sch_seq **ret_q, struct err *e);
+void sch_seq_destroy(struct sch_seq *q); /* its KV is closed, its stream has its END */
+
+static inline uint32_t sch_seq_n_tok(const struct sch_seq *q)
+{
+    return q->n_prompt + q->n_gen;
+}
+
+/* Tokens known but not computed. */
+static inline uint32_t sch_seq_n_left(const struct sch_seq *q)
+{
+    return sch_seq_n_tok(q) - q->n_computed;
+}
+
+static inline struct sch_seq *sch_seq_of_link(struct sch_link *l)
+{
+    return SCH_OWNER_OF(l, struct sch_seq, link);
+}
+
+static inline struct sch_seq *sch_seq_of_ticket(struct sch_ticket *t)
+{
+    return SCH_OWNER_OF(t, struct sch_seq, ticket);
+}
+
+/* The first row of [n_computed, n_computed + n_tok) whose logits are wanted, relative. */
+uint32_t sch_seq_out_from(const struct sch_seq *q, uint32_t n_tok);
+/* Takes the logits of one computed row: scores a prompt token, or picks the answer's next and sends
+ * its event. row: position. logits: [n_vocab] f32, changed. Returns how the answer ended, or
+ * SCH_FINISH_NONE; with SCH_FINISH_ERROR, *e says why. */
+enum sch_finish sch_seq_take_row(struct sch_seq *q, const struct eng *eng,
+                                 struct sample_scratch *scratch, float *logits, uint32_t row,
+                                 struct err *e);
+/* The END's event, but for its times. */
+struct sch_event sch_seq_end_event(const struct sch_seq *q, enum sch_finish finish,
+                                   const struct err *error);
+
+#endif

@@ -1,0 +1,156 @@
+#include "scheduler/loop.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+
+static void add_slice(struct sch *s, struct sch_seq *q, uint32_t n_tok, uint32_t *n_slice)
+{
+    s->stepping[*n_slice] = q;
+    s->slices[*n_slice] = (struct eng_slice){.tokens = q->tokens + q->n_computed,
+                                             .n_tok = n_tok,
+                                             .pos = q->n_computed,
+                                             .kv = kv_seq_base(q->kv),
+                                             .out_from = sch_seq_out_from(q, n_tok)};
+    ++*n_slice;
+}
+
+static struct sch_link *first_after(struct sch *s, uint64_t serial)
+{
+    struct sch_link *l = s->running.next;
+    while (l != &s->running && sch_seq_of_link(l)->ticket.serial <= serial) {
+        l = l->next;
+    }
+    return l;
+}
+
+/* Every sequence with one token left to compute, the oldest first. Growing may take memory from
+ * younger ones and from those whose reader has no room, never from one planned already. */
+static uint32_t plan_decodes(struct sch *s, uint32_t *n_slice)
+{
+    uint32_t n_decode = 0;
+    for (struct sch_link *l = s->running.next; l != &s->running;) {
+        struct sch_seq *q = sch_seq_of_link(l);
+        uint64_t serial = q->ticket.serial;
+        if (q->room && sch_seq_n_left(q) == 1) {
+            if (!sch_queue_grow(s, q)) {
+                l = first_after(s, serial);
+                continue;
+            }
+            add_slice(s, q, 1, n_slice);
+            n_decode++;
+        }
+        l = q->link.next;
+    }
+    return n_decode;
+}
+
+static void plan_prefills(struct sch *s, uint32_t n_decode, uint32_t *n_slice)
+{
+    uint32_t n = 0;
+    for (struct sch_link *l = s->running.next; l != &s->running; l = l->next) {
+        struct sch_seq *q = sch_seq_of_link(l);
+        if (!q->room || sch_seq_n_left(q) < 2) {
+            continue;
+        }
+        bool scores = q->prompt_logprobs && q->n_scored < q->n_prompt;
+        s->prefill_of[n] = q;
+        s->prefills[n++] = (struct sch_prefill){
+            .n_left = sch_seq_n_left(q), .n_max = scores ? q->room : UINT32_MAX, .all_out = scores};
+    }
+    if (!n) {
+        return;
+    }
+    struct sch_budget_in in = {.n_decode = n_decode,
+                               .n_step_tok_max = s->o.n_step_tok_max,
+                               .itl_target_us = s->o.itl_target_us};
+    uint32_t budget = sch_prefill_budget(&s->cost, &in);
+    sch_share_prefill(s->prefills, n, budget, s->o.eng->info.n_step_out_max - n_decode);
+    for (uint32_t i = 0; i < n; i++) {
+        if (s->prefills[i].n_tok) {
+            add_slice(s, s->prefill_of[i], s->prefills[i].n_tok, n_slice);
+        }
+    }
+}
+
+static void count_token(struct sch *s, struct sch_seq *q)
+{
+    struct sch_stats *n = &s->board.now;
+    uint64_t now_us = sch_now(s);
+    if (!q->first_us) {
+        q->first_us = now_us;
+        sch_hist_add(&n->ttft, now_us - q->ticket.submit_us);
+    } else {
+        sch_hist_add(&n->itl, now_us - q->last_us);
+    }
+    q->last_us = now_us;
+    n->n_gen_tok++;
+}
+
+static void charge(struct sch_seq *q, const struct eng_slice *c, uint32_t n_new_gen)
+{
+    uint32_t end = c->pos + c->n_tok;
+    uint64_t n_used = (uint64_t)n_new_gen * SCH_COST_GEN;
+    if (end > q->n_charged) {
+        uint32_t until = end < q->n_prompt ? end : q->n_prompt;
+        n_used += until > q->n_charged ? (uint64_t)(until - q->n_charged) * SCH_COST_PROMPT : 0;
+        q->n_charged = end;
+    }
+    sch_fairness_charge(&q->ticket, n_used);
+}
+
+/* Takes a slice's logits row by row, then counts its tokens as computed. */
+static void take_slice(struct sch *s, struct sch_seq *q, const struct eng_slice *c)
+{
+    struct err e;
+    enum sch_finish finish = SCH_FINISH_NONE;
+    uint32_t n_gen = q->n_gen;
+    for (uint32_t k = c->out_from; k < c->n_tok && !finish; k++) {
+        float *logits = c->logits + (size_t)(k - c->out_from) * s->o.eng->info.n_vocab;
+        finish = sch_seq_take_row(q, s->o.eng, s->scratch, logits, c->pos + k, &e);
+    }
+    if (q->n_gen > n_gen) {
+        count_token(s, q);
+    }
+    charge(q, c, q->n_gen - n_gen);
+    q->n_computed += c->n_tok;
+    if (!finish && !q->n_gen_max && !sch_seq_n_left(q)) {
+        finish = SCH_FINISH_LENGTH;
+    }
+    if (finish) {
+        sch_queue_end(s, q, finish, &e);
+    }
+}
+
+bool sch_step_run(struct sch *s)
+{
+    uint32_t n_slice = 0;
+    uint32_t n_decode = plan_decodes(s, &n_slice);
+    plan_prefills(s, n_decode, &n_slice);
+    if (!n_slice) {
+        return false;
+    }
+    uint32_t n_row = 0;
+    for (uint32_t i = 0; i < n_slice; i++) {
+        n_row += s->slices[i].n_tok;
+    }
+    assert(n_row <= s->o.n_step_tok_max);
+    struct err e;
+    uint64_t start_us = sch_now(s);
+    enum err_code code = eng_step(s->o.eng, s->slices, n_slice, &e);
+    uint64_t took_us = sch_now(s) - start_us;
+    s->board.now.n_step++;
+    if (code) {
+        log_error("step of %u rows failed, %u requests end: %s", n_row, n_slice, e.msg);
+        for (uint32_t i = 0; i < n_slice; i++) {
+            sch_queue_end(s, s->stepping[i], SCH_FINISH_ERROR, &e);
+        }
+        return true;
+    }
+    sch_cost_add(&s->cost, n_row, took_us);
+    sch_hist_add(&s->board.now.step, took_us);
+    for (uint32_t i = 0; i < n_slice; i++) {
+        take_slice(s, s->stepping[i], &s->slices[i]);
+    }
+    return true;
+}
