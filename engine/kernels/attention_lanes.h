@@ -1,0 +1,345 @@
+/* Attention in sixteen lanes with f32 arithmetic for every KV type, compiled once per instruction
+ * set: ATT_KERNEL names the function that gives the tables, ATT_ARITHMETIC the number of its bits,
+ * ATT_QK_GROUPS and ATT_PV_TILES how many vectors times six rows the registers hold.
+ * Scores: one multiply-add per dimension in order, a chain per (row, key). Values: one multiply-add
+ * per token in order, a chain per (row, column). So blocking changes no bit. */
+#include "engine/kernels/attention_impl.h"
+#include "engine/kernels/lanes.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { BLOCK_ROWS = 6 };
+
+/* Values per lane. */
+INLINE uint32_t per_lane(enum eng_kv_type type)
+{
+    return type == ENG_KV_INT8 ? 4 : type == ENG_KV_BF16 ? 2 : 1;
+}
+
+/* One 64-byte row as per_lane vectors. */
+INLINE void load_row(const uint8_t *p, enum eng_kv_type type, v16 out[4])
+{
+    if (type == ENG_KV_INT8) {
+        v16_load_i8x4(p, out);
+    } else if (type == ENG_KV_BF16) {
+        v16_load_bf16x2(p, out);
+    } else {
+        out[0] = v16_load((const float *)(const void *)p);
+    }
+}
+
+/* 2^x: 0 below -126, relative error below 1.2e-7, exactly 1 at 0; x is at most 0 or NaN here.
+ * 2^r = 1 + r P(r) on |r| <= 0.5, P minimax of degree 5 (2.0e-9, Remez). */
+INLINE v16 exp2_lanes(v16 x)
+{
+    const v16 min = v16_set1(-126.0F);
+    v16 c = v16_max(min, x); /* NaN passes: it is second */
+    v16 n = v16_round(c);
+    v16 r = v16_sub(c, n);
+    v16 p = v16_set1(1.535315406e-4F);
+    p = v16_fma(p, r, v16_set1(1.339913255e-3F));
+    p = v16_fma(p, r, v16_set1(9.618439847e-3F));
+    p = v16_fma(p, r, v16_set1(5.550331854e-2F));
+    p = v16_fma(p, r, v16_set1(2.402264788e-1F));
+    p = v16_fma(p, r, v16_set1(6.931472031e-1F));
+    p = v16_fma(p, r, v16_set1(1.0F));
+    return v16_if_lt(x, min, v16_set1(0.0F), v16_scale2(p, n));
+}
+
+/* Scores of n_row rows against n_group groups of 16 tokens. */
+INLINE void qk_block(const struct att_part *a, enum eng_kv_type type, uint32_t row, uint32_t n_row,
+                     uint32_t group, uint32_t n_group)
+{
+    const uint32_t n_lane = per_lane(type);
+    const uint32_t k_rows = a->layer->k_rows;
+    const float *q = (const float *)a->q + (size_t)row * k_rows * n_lane;
+    v16 acc[BLOCK_ROWS][ATT_QK_GROUPS];
+    for (uint32_t r = 0; r < n_row; r++) {
+        for (uint32_t g = 0; g < n_group; g++) {
+            acc[r][g] = v16_set1(0);
+        }
+    }
+    for (uint32_t i = 0; i < k_rows; i++) {
+        v16 k[ATT_QK_GROUPS][4];
+        for (uint32_t g = 0; g < n_group; g++) {
+            load_row((const uint8_t *)a->k[group + g] + (size_t)i * ATT_ROW_BYTES, type, k[g]);
+        }
+        for (uint32_t j = 0; j < n_lane; j++) {
+            for (uint32_t r = 0; r < n_row; r++) {
+                v16 x = v16_set1(q[(size_t)r * k_rows * n_lane + (size_t)i * n_lane + j]);
+                for (uint32_t g = 0; g < n_group; g++) {
+                    acc[r][g] = v16_fma(x, k[g][j], acc[r][g]);
+                }
+            }
+        }
+    }
+    float *s = (float *)a->scratch + (size_t)row * ATT_LDS + (size_t)group * ATT_K_GROUP;
+    for (uint32_t r = 0; r < n_row; r++) {
+        for (uint32_t g = 0; g < n_group; g++) {
+            v16_store(s + (size_t)r * ATT_LDS + (size_t)g * ATT_K_GROUP, acc[r][g]);
+        }
+    }
+}
+
+/* Values of n_row rows in n_tile column tiles, over the groups of 32 tokens [group, group_end). */
+INLINE void pv_block(const struct att_part *a, enum eng_kv_type type, uint32_t row, uint32_t n_row,
+                     uint32_t tile, uint32_t n_tile, uint32_t group, uint32_t group_end)
+{
+    const uint32_t n_lane = per_lane(type);
+    const uint32_t rows = ATT_V_GROUP / n_lane;
+    const float *p = (const float *)a->scratch + (size_t)row * ATT_LDS;
+    v16 acc[BLOCK_ROWS][ATT_PV_TILES];
+    for (uint32_t r = 0; r < n_row; r++) {
+        for (uint32_t c = 0; c < n_tile; c++) {
+            acc[r][c] = v16_set1(0);
+        }
+    }
+    for (uint32_t g = group; g < group_end; g++) {
+        const uint8_t *v = (const uint8_t *)a->v[g] + (size_t)tile * rows * ATT_ROW_BYTES;
+        for (uint32_t i = 0; i < rows; i++) {
+            v16 x[ATT_PV_TILES][4];
+            for (uint32_t c = 0; c < n_tile; c++) {
+                load_row(v + (size_t)(c * rows + i) * ATT_ROW_BYTES, type, x[c]);
+            }
+            for (uint32_t j = 0; j < n_lane; j++) {
+                for (uint32_t r = 0; r < n_row; r++) {
+                    v16 w = v16_set1(
+                        p[(size_t)r * ATT_LDS + (size_t)g * ATT_V_GROUP + (size_t)i * n_lane + j]);
+                    for (uint32_t c = 0; c < n_tile; c++) {
+                        acc[r][c] = v16_fma(w, x[c][j], acc[r][c]);
+                    }
+                }
+            }
+        }
+    }
+    const size_t n_col = (size_t)a->layer->v_tiles * V16_N;
+    float *o = a->o + row * n_col + (size_t)tile * V16_N;
+    for (uint32_t r = 0; r < n_row; r++) {
+        for (uint32_t c = 0; c < n_tile; c++) {
+            v16_store(o + r * n_col + (size_t)c * V16_N, acc[r][c]);
+        }
+    }
+}
+
+/* Calls BLOCK(row, n_row) over the rows with constant n_row. */
+#define FOR_ROWS(n_rows, BLOCK)                                                                    \
+    for (uint32_t row = 0; row < (n_rows);) {                                                      \
+        uint32_t left = (n_rows)-row;                                                              \
+        if (left >= 6) {                                                                           \
+            BLOCK(row, 6);                                                                         \
+            row += 6;                                                                              \
+        } else if (left >= 4) {                                                                    \
+            BLOCK(row, 4);                                                                         \
+            row += 4;                                                                              \
+        } else if (left >= 2) {                                                                    \
+            BLOCK(row, 2);                                                                         \
+            row += 2;                                                                              \
+        } else {                                                                                   \
+            BLOCK(row, 1);                                                                         \
+            row += 1;                                                                              \
+        }                                                                                          \
+    }
+
+INLINE void scores(const struct att_part *a, enum eng_kv_type type)
+{
+    uint32_t end = (a->hi_max + ATT_K_GROUP - 1) / ATT_K_GROUP;
+    uint32_t g = a->lo_min / ATT_K_GROUP;
+#define QK_MANY(row, n) qk_block(a, type, row, n, g, ATT_QK_GROUPS)
+#define QK_ONE(row, n)  qk_block(a, type, row, n, g, 1)
+    for (; g + ATT_QK_GROUPS <= end; g += ATT_QK_GROUPS) {
+        FOR_ROWS(a->n_row, QK_MANY)
+    }
+    for (; g < end; g++) {
+        FOR_ROWS(a->n_row, QK_ONE)
+    }
+#undef QK_MANY
+#undef QK_ONE
+}
+
+INLINE void values(const struct att_part *a, enum eng_kv_type type)
+{
+    uint32_t end = (a->hi_max + ATT_V_GROUP - 1) / ATT_V_GROUP;
+    uint32_t g = a->lo_min / ATT_V_GROUP;
+    uint32_t tile = 0;
+#define PV_MANY(row, n) pv_block(a, type, row, n, tile, ATT_PV_TILES, g, end)
+#define PV_ONE(row, n)  pv_block(a, type, row, n, tile, 1, g, end)
+    for (; tile + ATT_PV_TILES <= a->layer->v_tiles; tile += ATT_PV_TILES) {
+        FOR_ROWS(a->n_row, PV_MANY)
+    }
+    for (; tile < a->layer->v_tiles; tile++) {
+        FOR_ROWS(a->n_row, PV_ONE)
+    }
+#undef PV_MANY
+#undef PV_ONE
+}
+
+/* Sixteen raw scores of row r at token t, made logits times log2 e. */
+INLINE v16 logits(const struct att_part *a, enum eng_kv_type type, uint32_t r, uint32_t t, v16 s)
+{
+    const v16 log2e = v16_set1(1.44269504F);
+    if (type == ENG_KV_INT8) {
+        s = v16_mul(s, v16_load_bf16(a->k_scale[t / ATT_V_GROUP] + t % ATT_V_GROUP));
+    }
+    if (a->softcap == 0 && !a->alibi) {
+        return v16_mul(s, v16_set1(a->scale * 1.44269504F));
+    }
+    s = v16_mul(s, v16_set1(a->scale));
+    if (a->softcap != 0) {
+        v16 cap = v16_set1(a->softcap);
+        s = v16_mul(v16_tanh(v16_div(s, cap)), cap);
+    }
+    if (a->alibi) {
+        static const float lane[V16_N] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        float from = (float)((int64_t)a->tok0 + t - a->pos[r]);
+        s = v16_fma(v16_add(v16_load(lane), v16_set1(from)), v16_set1(a->slope[r]), s);
+    }
+    return v16_mul(s, log2e);
+}
+
+/* Lanes of the sixteen tokens from t that are in [lo, hi), `fill` in the others. */
+INLINE v16 visible(v16 x, uint32_t lo, uint32_t hi, uint32_t t, v16 fill)
+{
+    if (lo <= t && t + V16_N <= hi) {
+        return x;
+    }
+    return v16_keep(x, lo > t ? lo - t : 0, hi - t < V16_N ? hi - t : V16_N, fill);
+}
+
+/* Turns the scores of row r into weights, 0 outside [lo, hi), and sets m and l. */
+INLINE void weights(const struct att_part *a, enum eng_kv_type type, uint32_t r)
+{
+    const v16 low = v16_set1(-INFINITY);
+    const v16 zero = v16_set1(0);
+    float *s = (float *)a->scratch + (size_t)r * ATT_LDS;
+    uint32_t lo = a->lo[r];
+    uint32_t hi = a->hi[r];
+    uint32_t from = a->lo_min / ATT_V_GROUP * ATT_V_GROUP;
+    uint32_t to = (a->hi_max + ATT_V_GROUP - 1) / ATT_V_GROUP * ATT_V_GROUP;
+    uint32_t first = lo < hi ? lo / V16_N * V16_N : to;
+    uint32_t last = lo < hi ? (hi + V16_N - 1) / V16_N * V16_N : to;
+    v16 max = low;
+    for (uint32_t t = first; t < last; t += V16_N) {
+        v16 x = visible(logits(a, type, r, t, v16_load(s + t)), lo, hi, t, low);
+        v16_store(s + t, x);
+        max = v16_max(max, x);
+    }
+    a->m[r] = v16_max_lane(max);
+    v16 top = v16_set1(a->m[r]);
+    v16 sum = zero;
+    for (uint32_t t = from; t < first; t += V16_N) {
+        v16_store(s + t, zero);
+    }
+    for (uint32_t t = first; t < last; t += V16_N) {
+        v16 p = visible(exp2_lanes(v16_sub(v16_load(s + t), top)), lo, hi, t, zero);
+        sum = v16_add(sum, p);
+        if (type == ENG_KV_INT8) {
+            v16 scale = v16_load_bf16(a->v_scale[t / ATT_V_GROUP] + t % ATT_V_GROUP);
+            p = visible(v16_mul(p, scale), lo, hi, t, zero);
+        }
+        v16_store(s + t, p);
+    }
+    for (uint32_t t = last; t < to; t += V16_N) {
+        v16_store(s + t, zero);
+    }
+    a->l[r] = v16_sum(sum);
+}
+
+INLINE void part_of_type(const struct att_part *a, enum eng_kv_type type)
+{
+    scores(a, type);
+    for (uint32_t r = 0; r < a->n_row; r++) {
+        weights(a, type, r);
+    }
+    values(a, type);
+}
+
+static void part_f32(const struct att_part *a)
+{
+    part_of_type(a, ENG_KV_F32);
+}
+
+static void part_bf16(const struct att_part *a)
+{
+    part_of_type(a, ENG_KV_BF16);
+}
+
+static void part_int8(const struct att_part *a)
+{
+    part_of_type(a, ENG_KV_INT8);
+}
+
+static size_t scratch_bytes(const struct att_layer *layer)
+{
+    (void)layer;
+    return sizeof(float) * ATT_ROWS * ATT_LDS;
+}
+
+static void nothing(void)
+{
+}
+
+static void prep_q(void *dst, const float *q, uint32_t d_k, uint32_t n_pad)
+{
+    memcpy(dst, q, d_k * sizeof *q);
+    memset((float *)dst + d_k, 0, (n_pad - d_k) * sizeof *q);
+}
+
+static void merge(uint32_t n_row, uint32_t n_col, float *m, float *l, float *o, const float *part_m,
+                  const float *part_l, const float *part_o)
+{
+    for (uint32_t r = 0; r < n_row; r++, o += n_col, part_o += n_col) {
+        if (part_l[r] == 0) {
+            continue; /* this part holds nothing the row sees */
+        }
+        if (l[r] == 0) {
+            m[r] = part_m[r];
+            l[r] = part_l[r];
+            memcpy(o, part_o, n_col * sizeof *o);
+            continue;
+        }
+        float top = m[r] > part_m[r] ? m[r] : part_m[r];
+        v16 fa = exp2_lanes(v16_set1(m[r] - top));
+        v16 fb = exp2_lanes(v16_set1(part_m[r] - top));
+        float f[2][V16_N];
+        v16_store(f[0], fa);
+        v16_store(f[1], fb);
+        m[r] = top;
+        l[r] = l[r] * f[0][0] + part_l[r] * f[1][0];
+        for (uint32_t c = 0; c < n_col; c += V16_N) {
+            v16_store(o + c, v16_fma(v16_load(part_o + c), fb, v16_mul(v16_load(o + c), fa)));
+        }
+    }
+}
+
+static void finish(float *out, uint32_t d_v, float m, float l, const float *o, float sink)
+{
+    if (l == 0) {
+        memset(out, 0, d_v * sizeof *out);
+        return;
+    }
+    float top = m > sink ? m : sink;
+    float f[V16_N]; /* lane 0: what m is worth under top; the others: the sink */
+    v16_store(f, exp2_lanes(v16_keep(v16_set1(m - top), 0, 1, v16_set1(sink - top))));
+    v16 s = v16_set1(f[0] / (l * f[0] + f[1]));
+    for (uint32_t c = 0; c < d_v; c += V16_N) {
+        uint32_t n = d_v - c < V16_N ? d_v - c : V16_N;
+        v16_store_n(out + c, v16_mul(v16_load_n(o + c, n), s), n);
+    }
+}
+
+const struct att_kernel *ATT_KERNEL(enum eng_kv_type type)
+{
+    static const struct att_kernel kernels[] = {
+        [ENG_KV_F32] = {ATT_ARITHMETIC, sizeof(float), scratch_bytes, nothing, nothing, prep_q,
+                        part_f32, merge, finish},
+        [ENG_KV_BF16] = {ATT_ARITHMETIC, sizeof(float), scratch_bytes, nothing, nothing, prep_q,
+                         part_bf16, merge, finish},
+        [ENG_KV_INT8] = {ATT_ARITHMETIC, sizeof(float), scratch_bytes, nothing, nothing, prep_q,
+                         part_int8, merge, finish},
+    };
+    return &kernels[type];
+}
