@@ -123,8 +123,15 @@ static double score(const struct seq *s, const double *k, uint32_t i, uint32_t j
 {
     const struct att_case *a = s->shape;
     const float *q = s->q + ((size_t)i * a->n_head + h) * a->d_k;
-    double x = 0;
-    for (uint32_t d = 0; d < a->d_k; d++) {
+    double sum[8] = {0};
+    uint32_t d = 0;
+    for (; d + 8 <= a->d_k; d += 8) {
+        for (uint32_t l = 0; l < 8; l++) {
+            sum[l] += q[d + l] * k[d + l];
+        }
+    }
+    double x = sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+    for (; d < a->d_k; d++) {
         x += q[d] * k[d];
     }
     x /= sqrt(a->d_k);
@@ -187,15 +194,6 @@ void seq_oracle(const struct seq *s, enum eng_kv_type type, double *out)
 
 bool machine_has(enum kern_isa isa)
 {
-#if defined(__x86_64__)
-    bool avx512 = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
-                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-    if (isa == KERN_AVX2) {
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    }
-    if (isa == KERN_AVX512) {
-        return avx512;
-    }
-#endif
-    return isa == KERN_SCALAR;
+    enum kern_isa got;
+    return kern_isa_by_name(kern_isa_name(isa), &got, NULL) == ERR_OK;
 }

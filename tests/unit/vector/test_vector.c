@@ -25,18 +25,10 @@ static uint64_t g_seed = 42;
 static const struct vec_ops *g_ops;
 static const struct vec_ops *g_ref;
 
-static bool have(enum kern_isa isa)
+static bool have(const char *name)
 {
-#if defined(__x86_64__)
-    if (isa == KERN_AVX2) {
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    }
-    if (isa == KERN_AVX512) {
-        return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
-               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-    }
-#endif
-    return isa == KERN_SCALAR;
+    enum kern_isa got;
+    return kern_isa_by_name(name, &got, NULL) == ERR_OK;
 }
 
 /* n floats that end where readable memory ends, and begin after a page that is not readable when
@@ -313,7 +305,7 @@ int main(void)
     int n_failed = 0;
     g_ref = vec_ops_of(KERN_SCALAR);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        if (!have(isas[i].isa)) {
+        if (!have(isas[i].name)) {
             print_message("%s: not on this machine\n", isas[i].name);
             continue;
         }
