@@ -1,211 +1,8 @@
 #include "engine/forward_parts.h"
 
-#include "base/units.h"
 #include "engine/quant/formats.h"
 
-#include <math.h>
-#include <stdalign.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define SCRATCH_ALIGN     64
-#define N_TOK_MAX         512
-#define N_TOK_MIN         64
-#define SCRATCH_BYTES_MAX (384ull << 20)
-#define N_OUT_MAX         256
-#define N_OUT_MIN         64
-#define LOGITS_BYTES_MAX  (128ull << 20)
-#define ITEM_VALUES       8192 /* a pool item should touch at least so many values */
-
-/* ---- scratch ----------------------------------------------------------------------------------
- */
-
-/* One part of the scratch: where its address goes and its bytes. */
-struct part {
-    void **ret_p;
-    uint64_t n_byte;
-};
-
-#define PART_MAX 40
-
-struct parts {
-    struct part list[PART_MAX];
-    uint32_t n;
-};
-
-static void want(struct parts *ps, void *ret_p, uint64_t n_elem, size_t elem_bytes)
-{
-    if (n_elem) {
-        ps->list[ps->n++] = (struct part){ret_p, (n_elem * elem_bytes + SCRATCH_ALIGN - 1) /
-                                                     SCRATCH_ALIGN * SCRATCH_ALIGN};
-    }
-}
-
-/* The widest of each kind of row over all layers. */
-struct widths {
-    uint32_t q, k, v, att, ff, rope;
-};
-
-static uint32_t max_u32(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
-static struct widths widths_of(const struct model *m)
-{
-    struct widths w = {.ff = m->n_ff_shared};
-    for (uint32_t i = 0; i < m->n_layer; i++) {
-        const struct model_layer *l = &m->layers[i];
-        w.q = max_u32(w.q, l->n_head * l->d_k);
-        w.k = max_u32(w.k, l->n_head_kv * l->d_k);
-        w.v = max_u32(w.v, l->n_head_kv * l->d_v);
-        w.att = max_u32(w.att, l->n_head * l->d_v);
-        w.ff = max_u32(w.ff, l->n_ff);
-    }
-    for (uint32_t i = 0; i < m->n_rope; i++) {
-        w.rope = max_u32(w.rope, m->ropes[i].n_rot);
-    }
-    return w;
-}
-
-static void want_all(struct parts *ps, struct fwd *f, uint64_t n_tok, uint64_t n_out)
-{
-    const struct model *m = f->env.m;
-    struct widths w = widths_of(m);
-    want(ps, &f->slices, n_tok, sizeof *f->slices);
-    want(ps, &f->att_slices, n_tok, sizeof *f->att_slices);
-    want(ps, &f->token, n_tok, sizeof *f->token);
-    want(ps, &f->pos, n_tok, sizeof *f->pos);
-    for (uint32_t i = 0; i < m->n_rope; i++) {
-        want(ps, &f->cos_sin[i], n_tok * m->ropes[i].n_rot, sizeof(float));
-    }
-    want(ps, &f->x, n_tok * m->n_embd, sizeof(float));
-    want(ps, &f->h, n_tok * m->n_embd, sizeof(float));
-    want(ps, &f->h_ffn, n_tok * m->n_embd, sizeof(float));
-    want(ps, &f->y, n_tok * m->n_embd, sizeof(float));
-    want(ps, &f->q, n_tok * w.q, sizeof(float));
-    want(ps, &f->k, n_tok * w.k, sizeof(float));
-    want(ps, &f->v, n_tok * w.v, sizeof(float));
-    want(ps, &f->att, n_tok * w.att, sizeof(float));
-    want(ps, &f->gate, n_tok * w.ff, sizeof(float));
-    want(ps, &f->up, n_tok * w.ff, sizeof(float));
-    want(ps, &f->logits, n_out * m->n_vocab, sizeof(float));
-}
-
-static void want_moe(struct parts *ps, struct fwd *f, uint64_t n_tok)
-{
-    const struct model *m = f->env.m;
-    uint64_t n_slot = n_tok * m->n_expert_used;
-    struct fwd_moe *o = &f->moe;
-    want(ps, &o->router, n_tok * m->n_expert, sizeof(float));
-    want(ps, &o->expert, n_slot, sizeof *o->expert);
-    want(ps, &o->weight, n_slot, sizeof(float));
-    want(ps, &o->slot, n_slot, sizeof *o->slot);
-    want(ps, &o->slot_row, n_slot, sizeof *o->slot_row);
-    want(ps, &o->first, m->n_expert + 1, sizeof *o->first);
-    want(ps, &o->next, m->n_expert, sizeof *o->next);
-    want(ps, &o->in, n_slot * m->n_embd, sizeof(float));
-    want(ps, &o->gate, n_slot * m->n_ff_expert, sizeof(float));
-    want(ps, &o->up, n_slot * m->n_ff_expert, sizeof(float));
-    want(ps, &o->out, n_slot * m->n_embd, sizeof(float));
-    want(ps, &o->acts, m->n_expert, sizeof *o->acts);
-    want(ps, &o->jobs, 2ull * m->n_expert, sizeof *o->jobs);
-}
-
-static uint64_t parts_bytes(const struct parts *ps)
-{
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < ps->n; i++) {
-        sum += ps->list[i].n_byte;
-    }
-    return sum;
-}
-
-/* As many rows as keep the scratch within its budget. */
-static void choose_limits(struct fwd *f)
-{
-    uint64_t logits_bytes = (uint64_t)f->env.m->n_vocab * sizeof(float);
-    uint64_t n_out = LOGITS_BYTES_MAX / logits_bytes;
-    f->n_out_max = n_out < N_OUT_MIN ? N_OUT_MIN : n_out > N_OUT_MAX ? N_OUT_MAX : (uint32_t)n_out;
-    f->n_tok_max = N_TOK_MAX;
-    for (;;) {
-        struct parts ps = {.n = 0};
-        want_all(&ps, f, f->n_tok_max, 0);
-        want_moe(&ps, f, f->n_tok_max);
-        if (parts_bytes(&ps) <= SCRATCH_BYTES_MAX || f->n_tok_max <= N_TOK_MIN) {
-            break;
-        }
-        f->n_tok_max /= 2;
-    }
-    if (f->n_out_max > f->n_tok_max) {
-        f->n_out_max = f->n_tok_max;
-    }
-}
-
-static enum err_code take_scratch(struct fwd *f, struct err *e)
-{
-    struct parts ps = {.n = 0};
-    want_all(&ps, f, f->n_tok_max, f->n_out_max);
-    want_moe(&ps, f, f->n_tok_max);
-    uint64_t n_byte = parts_bytes(&ps);
-    f->memory = aligned_alloc(SCRATCH_ALIGN, n_byte);
-    if (!f->memory) {
-        return err_set(e, ERR_NOMEM, "out of memory for %llu bytes of scratch",
-                       (unsigned long long)n_byte);
-    }
-    memset(f->memory, 0, n_byte);
-    char *at = f->memory;
-    for (uint32_t i = 0; i < ps.n; i++) {
-        memcpy(ps.list[i].ret_p, &at, sizeof at);
-        at += ps.list[i].n_byte;
-    }
-    return ERR_OK;
-}
-
-enum err_code fwd_create(const struct fwd_env *env, struct fwd **ret_f, struct err *e)
-{
-    struct fwd *f = calloc(1, sizeof *f);
-    if (!f) {
-        return err_set(e, ERR_NOMEM, "out of memory for a forward pass");
-    }
-    f->env = *env;
-    for (uint32_t i = 0; i < env->m->n_layer; i++) {
-        if (env->m->layers[i].kv_layer == i) {
-            f->last_kv_layer = i;
-        }
-    }
-    choose_limits(f);
-    enum err_code code = take_scratch(f, e);
-    if (code) {
-        fwd_destroy(f);
-        return code;
-    }
-    *ret_f = f;
-    return ERR_OK;
-}
-
-void fwd_destroy(struct fwd *f)
-{
-    if (!f) {
-        return;
-    }
-    gemm_act_finish(&f->act);
-    for (uint32_t i = 0; f->moe.acts && i < f->env.m->n_expert; i++) {
-        gemm_act_finish(&f->moe.acts[i]);
-    }
-    free(f->memory);
-    free(f);
-}
-
-uint32_t fwd_n_tok_max(const struct fwd *f)
-{
-    return f->n_tok_max;
-}
-
-uint32_t fwd_n_out_max(const struct fwd *f)
-{
-    return f->n_out_max;
-}
+#define ITEM_VALUES 8192 /* a pool item should touch at least so many values */
 
 /* ---- work on rows -----------------------------------------------------------------------------
  */
@@ -250,6 +47,9 @@ void fwd_norm_row(const struct fwd *f, const struct model_norm *norm, float *y, 
             f->env.vec->layernorm(y + at, x + at, w, norm->b, n, m->norm_eps);
         } else {
             f->env.vec->rmsnorm(y + at, x + at, w, n, m->norm_eps);
+            if (norm->b) {
+                f->env.vec->add(y + at, y + at, norm->b, n);
+            }
         }
     }
 }
@@ -374,8 +174,7 @@ static void lay_rows(struct fwd *f, const struct eng_slice *slices, uint32_t n_s
     }
 }
 
-/* One row of a matrix that stayed in the mapped file, as f32. */
-static void file_row(const struct gguf_tensor *t, uint64_t row, float *dst)
+void fwd_file_row(const struct gguf_tensor *t, uint64_t row, float *dst)
 {
     const struct quant_format *format = quant_format_of(t->type);
     size_t row_bytes = t->ne[0] / format->n_block_elem * format->n_block_byte;
@@ -393,7 +192,7 @@ static void embed_row(const struct fwd *f, const void *arg, uint32_t row)
     if (m->tied) {
         gemm_weight_row(f->env.gemm, &m->output.w, token, x);
     } else {
-        file_row(m->embed, token, x);
+        fwd_file_row(m->embed, token, x);
     }
     if (m->embed_scale != 1.0f) {
         vec->scale(x, x, m->embed_scale, m->n_embd);
@@ -441,6 +240,9 @@ enum err_code fwd_step(struct fwd *f, struct eng_slice *slices, uint32_t n_slice
     }
     lay_rows(f, slices, n_slice);
     fwd_rows(f, f->n_row, m->n_embd, embed_row, NULL);
+    if (m->n_embd_layer) {
+        code = fwd_layer_inputs(f, e);
+    }
     for (uint32_t il = 0; il < m->n_layer && f->n_row && !code; il++) {
         code = fwd_block(f, il, e);
     }

@@ -95,6 +95,9 @@ static void drop_rows(struct fwd *f, const struct model_layer *l)
             move_row(f->h, to, row, m->n_embd);
             move_row(f->h_ffn, to, row, m->n_embd);
             move_row(f->att, to, row, (size_t)l->n_head * l->d_v);
+            if (m->n_embd_layer) {
+                move_row(f->layer_in, to, row, (size_t)m->n_layer * m->n_embd_layer);
+            }
             for (uint32_t r = 0; r < m->n_rope; r++) {
                 move_row(f->cos_sin[r], to, row, m->ropes[r].n_rot);
             }
@@ -110,15 +113,13 @@ static void drop_rows(struct fwd *f, const struct model_layer *l)
     f->n_slice = n_slice;
 }
 
-/* softmax(q · k · scale) · v over each sequence's KV, which the new rows join first. */
-static enum err_code attend(struct fwd *f, uint32_t il, struct err *e)
+enum err_code fwd_attend(struct fwd *f, uint32_t il, const float *v, size_t ldv, struct err *e)
 {
     const struct model *m = f->env.m;
     const struct model_layer *l = &m->layers[il];
     bool own_kv = l->kv_layer == il;
     size_t ldq = (size_t)l->n_head * l->d_k;
     size_t ldk = (size_t)l->n_head_kv * l->d_k;
-    size_t ldv = (size_t)l->n_head_kv * l->d_v;
     size_t ldo = (size_t)l->n_head * l->d_v;
     for (uint32_t i = 0; i < f->n_slice; i++) {
         const struct fwd_slice *s = &f->slices[i];
@@ -127,7 +128,7 @@ static enum err_code attend(struct fwd *f, uint32_t il, struct err *e)
                                               .n_tok = s->n_row,
                                               .q = f->q + s->row0 * ldq,
                                               .k = own_kv ? f->k + s->row0 * ldk : NULL,
-                                              .v = own_kv ? f->v + s->row0 * ldv : NULL,
+                                              .v = own_kv ? v + s->row0 * ldv : NULL,
                                               .out = f->att + s->row0 * ldo,
                                               .ldq = ldq,
                                               .ldk = ldk,
@@ -142,12 +143,19 @@ static enum err_code attend(struct fwd *f, uint32_t il, struct err *e)
                            .window = l->window,
                            .sinks = l->sinks,
                            .alibi = m->alibi};
-    return att_forward(f->env.att, &p, f->att_slices, f->n_slice, e);
+    enum err_code code = att_forward(f->env.att, &p, f->att_slices, f->n_slice, e);
+    if (!code && il == f->last_kv_layer) {
+        drop_rows(f, l);
+    }
+    return code;
 }
 
 enum err_code fwd_attention(struct fwd *f, uint32_t il, const float *h, struct err *e)
 {
     const struct model_layer *l = &f->env.m->layers[il];
+    if (l->mla) {
+        return fwd_mla_attention(f, il, h, e);
+    }
     struct fwd_product products[3] = {{.lin = &l->q, .y = f->q}};
     uint32_t n = 1;
     if (l->k.w.data) {
@@ -162,11 +170,7 @@ enum err_code fwd_attention(struct fwd *f, uint32_t il, const float *h, struct e
     }
     size_t n_value = (size_t)l->n_head * l->d_k + (size_t)l->n_head_kv * (l->d_k + l->d_v);
     fwd_rows(f, f->n_row, n_value, finish_qkv_row, l);
-    code = attend(f, il, e);
-    if (!code && il == f->last_kv_layer) {
-        drop_rows(f, l);
-    }
-    return code;
+    return fwd_attend(f, il, f->v, (size_t)l->n_head_kv * l->d_v, e);
 }
 
 /* ---- the block --------------------------------------------------------------------------------
@@ -211,7 +215,7 @@ static enum err_code attention_part(struct fwd *f, uint32_t il, const float *h, 
     }
     bool direct = adds_directly(f, &l->post_attn_norm);
     struct fwd_product p = {.lin = &l->o, .y = direct ? f->x : f->y, .add = direct};
-    code = fwd_products(f, f->att, f->n_row, &p, 1, e);
+    code = fwd_products(f, l->mla ? f->mla.out : f->att, f->n_row, &p, 1, e);
     if (!code && !direct) {
         add_residual(f, &l->post_attn_norm);
     }
@@ -259,5 +263,9 @@ enum err_code fwd_block(struct fwd *f, uint32_t il, struct err *e)
             h_ffn = f->h_ffn;
         }
     }
-    return ffn_part(f, l, h_ffn, e);
+    code = ffn_part(f, l, h_ffn, e);
+    if (!code && (l->input || l->out_scale != 1.0f)) {
+        code = fwd_layer_input(f, il, e);
+    }
+    return code;
 }

@@ -34,6 +34,15 @@ struct fwd_moe {
     struct gemm_job *jobs; /* [2 · n_expert] */
 };
 
+/* Scratch of latent attention. */
+struct fwd_mla {
+    float *q_a;            /* [n_tok, q_rank] */
+    float *q;              /* [n_tok, n_head · (d_nope + n_rot)] */
+    float *out;            /* [n_tok, n_head · d_v] */
+    struct gemm_act *acts; /* [n_head] */
+    struct gemm_job *jobs; /* [n_head] */
+};
+
 struct fwd {
     struct fwd_env env;
     uint32_t n_tok_max;
@@ -62,6 +71,9 @@ struct fwd {
     float *logits;       /* [n_out_max, n_vocab] */
     struct gemm_act act; /* of whatever the next product reads */
     struct fwd_moe moe;
+    struct fwd_mla mla;
+    float *layer_in;    /* [n_tok_max, n_layer · n_embd_layer] per-layer inputs */
+    float *layer_embed; /* the same, while they are made */
 };
 
 /* Runs fn for rows [0, n_row), spread over the pool by how many values a row has. */
@@ -84,8 +96,12 @@ struct fwd_product {
 enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
                            const struct fwd_product *products, uint32_t n_product, struct err *e);
 
-/* Attention of layer il on h, its heads' results in f->att. Drops rows after the last KV. */
+/* Softmax attention of f->q on each sequence's KV, which f->k and v (rows ldv floats apart) join
+ * first; results in f->att. Drops rows after the last layer that writes KV. */
+enum err_code fwd_attend(struct fwd *f, uint32_t il, const float *v, size_t ldv, struct err *e);
+/* Attention of layer il on h: its heads' results in f->att; latent attention's in f->mla.out. */
 enum err_code fwd_attention(struct fwd *f, uint32_t il, const float *h, struct err *e);
+enum err_code fwd_mla_attention(struct fwd *f, uint32_t il, const float *h, struct err *e);
 /* dst [n_row, n_embd] = FFN(h); add: += instead. */
 enum err_code fwd_ffn(struct fwd *f, const struct model_ffn *ffn, const float *h, float *dst,
                       bool add, struct err *e);
@@ -93,6 +109,11 @@ enum err_code fwd_ffn(struct fwd *f, const struct model_ffn *ffn, const float *h
  * h; the same rows for most models. */
 enum err_code fwd_moe(struct fwd *f, const struct model_layer *l, const float *h_router,
                       const float *h, struct err *e);
+/* Per-layer inputs of all rows from f->x, the embeddings; then, after each block, its share. */
+enum err_code fwd_layer_inputs(struct fwd *f, struct err *e);
+enum err_code fwd_layer_input(struct fwd *f, uint32_t il, struct err *e);
+/* One row of a matrix that stayed in the mapped file, as f32. */
+void fwd_file_row(const struct gguf_tensor *t, uint64_t row, float *dst);
 /* f->x = block il of f->x. */
 enum err_code fwd_block(struct fwd *f, uint32_t il, struct err *e);
 

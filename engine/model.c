@@ -41,7 +41,7 @@ static void moe_destroy(struct model_moe *moe, uint32_t n_expert)
     free(moe);
 }
 
-static void mla_destroy(struct model_mla *mla, uint32_t n_head)
+static void mla_destroy(struct model_mla *mla)
 {
     if (!mla) {
         return;
@@ -50,7 +50,7 @@ static void mla_destroy(struct model_mla *mla, uint32_t n_head)
     linear_finish(&mla->kv_a);
     norm_finish(&mla->q_norm);
     norm_finish(&mla->kv_norm);
-    for (uint32_t i = 0; i < n_head; i++) {
+    for (uint32_t i = 0; i < mla->n_head; i++) {
         linear_finish(&mla->k_b[i]);
         linear_finish(&mla->v_b[i]);
     }
@@ -76,7 +76,7 @@ static void layer_finish(struct model_layer *l, uint32_t n_expert)
     norm_finish(&l->moe_post_norm);
     norm_finish(&l->ffn_branch_norm);
     moe_destroy(l->moe, n_expert);
-    mla_destroy(l->mla, l->n_head);
+    mla_destroy(l->mla);
     if (l->input) {
         linear_finish(&l->input->gate);
         linear_finish(&l->input->proj);

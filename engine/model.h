@@ -73,6 +73,9 @@ struct model_mla {
     struct model_norm kv_norm; /* [kv_rank] */
     struct model_linear *k_b;  /* [n_head] of [kv_rank, d_nope]: carries q into the latent space */
     struct model_linear *v_b;  /* [n_head] of [d_v, kv_rank]: carries the result out of it */
+    uint32_t n_head;
+    uint32_t d_nope; /* values of a head of Q that do not turn; n_rot that do follow */
+    uint32_t d_v;    /* values of one head of the result */
 };
 
 /* Per-layer input embeddings (Gemma 3n and 4). */
@@ -140,11 +143,12 @@ struct model {
     enum model_act act;   /* of the FFN */
     enum model_qk_norm qk_norm;
     bool qk_norm_after_rope;
-    bool v_norm;           /* weightless RMSNorm on each head of V */
-    float attn_scale;      /* of q·k; 0: 1/sqrt(d_k) */
-    float attn_softcap;    /* 0: none */
-    float attn_clamp;      /* Q, K, V are clamped to ± this; 0: none */
-    float alibi_bias_max;  /* 0: no ALiBi */
+    bool v_norm;            /* weightless RMSNorm on each head of V */
+    float attn_scale;       /* of q·k; 0: 1/sqrt(d_k) */
+    float attn_softcap;     /* 0: none */
+    float attn_clamp;       /* Q, K, V are clamped to ± this; 0: none */
+    bool learned_positions; /* a row per position is added to the embedding */
+    float alibi_bias_max;   /* 0: no ALiBi */
     float attn_temp_scale; /* Q grows by 1 + scale · ln(1 + floor(pos / attn_temp_len)); 0: none */
     uint32_t attn_temp_len;
     float embed_scale;           /* of token embeddings */
@@ -168,6 +172,8 @@ struct model {
     /* latent attention */
     uint32_t q_rank;  /* 0: Q is projected in one step */
     uint32_t kv_rank; /* 0: no latent attention */
+    uint32_t d_nope;
+    uint32_t d_v_mla;
     /* per-layer inputs */
     uint32_t n_embd_layer; /* 0: none */
     /* tensors */

@@ -264,6 +264,10 @@ enum err_code model_read_params(const struct gguf *f, uint32_t n_ctx, struct mod
         read_vocab_size(&k, m);
         arch->read(&k, m);
     }
+    if (!k.code && m->learned_positions && m->n_ctx > m->n_ctx_train) {
+        meta_fail(&k, ERR_LIMIT, "a context of %u tokens is too long, the model has %u positions",
+                  m->n_ctx, m->n_ctx_train);
+    }
     if (!k.code && !m->layernorm) {
         m->norm_eps = (float)meta_f64(&k, "attention.layer_norm_rms_epsilon", 0, 1);
     }
