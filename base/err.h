@@ -21,7 +21,7 @@ enum err_code {
 
 struct err {
     enum err_code code;
-    char msg[240]; /* one line, UTF-8, no trailing newline or full stop */
+    char msg[512]; /* one line, UTF-8, no trailing newline or full stop */
 };
 
 /* Fills e (NULL is legal) and returns code. Longer messages are cut at a character boundary. */

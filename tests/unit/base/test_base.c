@@ -22,7 +22,7 @@ static void test_err_cuts_at_a_character(void **state)
 {
     (void)state;
     struct err e;
-    char text[400] = {0};
+    char text[2 * sizeof e.msg] = {0};
     for (size_t i = 0; i + 2 < sizeof text; i += 2) {
         memcpy(text + i, "\xc3\xa9", 2);
     }
