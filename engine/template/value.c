@@ -155,13 +155,25 @@ struct tmpl_value *tmpl_list(struct tmpl_arena *a)
     return make(a, TMPL_LIST);
 }
 
-struct tmpl_value *tmpl_tuple(struct tmpl_arena *a)
+struct tmpl_value *tmpl_sequence(struct tmpl_arena *a, enum tmpl_sequence type)
 {
     struct tmpl_value *v = make(a, TMPL_LIST);
     if (v) {
-        v->u.list.tuple = true;
+        v->u.list.type = type;
     }
     return v;
+}
+
+/* Counts item into the container's nesting; false when that goes too deep. */
+static bool nest(struct tmpl_value *container, const struct tmpl_value *item)
+{
+    if (item->nesting >= TMPL_NESTING_MAX) {
+        return false;
+    }
+    if (container->nesting <= item->nesting) {
+        container->nesting = item->nesting + 1;
+    }
+    return true;
 }
 
 struct tmpl_value *tmpl_map(struct tmpl_arena *a)
@@ -195,7 +207,7 @@ static void *grown(struct tmpl_arena *a, const void *old, size_t n, size_t item_
 
 bool tmpl_list_add(struct tmpl_arena *a, struct tmpl_value *list, struct tmpl_value *item)
 {
-    if (!list || !item) {
+    if (!list || !item || !nest(list, item)) {
         return false;
     }
     struct tmpl_list_part *l = &list->u.list;
@@ -227,7 +239,7 @@ double tmpl_as_double(const struct tmpl_value *v)
 
 static bool equal_lists(const struct tmpl_list_part *a, const struct tmpl_list_part *b)
 {
-    if (a->n != b->n || a->tuple != b->tuple) {
+    if (a->n != b->n || a->type != b->type) {
         return false;
     }
     for (size_t i = 0; i < a->n; i++) {
@@ -347,7 +359,7 @@ static bool map_reindex(struct tmpl_arena *a, struct tmpl_map_part *m)
 bool tmpl_map_put(struct tmpl_arena *a, struct tmpl_value *map, struct tmpl_value *key,
                   struct tmpl_value *item)
 {
-    if (!map || !key || !item) {
+    if (!map || !key || !item || !nest(map, item)) {
         return false;
     }
     struct tmpl_map_part *m = &map->u.map;

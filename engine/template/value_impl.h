@@ -20,11 +20,18 @@ enum tmpl_object {
     TMPL_OBJ_CYCLER,    /* ptr: struct cycler */
 };
 
+enum tmpl_sequence {
+    TMPL_SEQ_LIST,
+    TMPL_SEQ_TUPLE,
+    TMPL_SEQ_ITERATOR, /* what Python's generators are: true even if empty, spent by one pass */
+    TMPL_SEQ_VIEW,     /* dict.items() and the like: has a length, takes no subscript */
+};
+
 struct tmpl_list_part {
     struct tmpl_value **items;
     size_t n;
     size_t cap;
-    bool tuple; /* prints with parentheses; otherwise a list */
+    enum tmpl_sequence type;
 };
 
 struct tmpl_map_part {
@@ -36,8 +43,12 @@ struct tmpl_map_part {
     size_t n_index;
 };
 
+/* Nesting of lists and maps is bounded, so that walking a value never exhausts the stack. */
+#define TMPL_NESTING_MAX 200
+
 struct tmpl_value {
     enum tmpl_kind kind;
+    uint32_t nesting; /* 1 + the deepest item's, when the item was added */
     union {
         bool b;
         int64_t i;
@@ -67,7 +78,7 @@ size_t tmpl_arena_used(const struct tmpl_arena *a);
 struct tmpl_value *tmpl_undefined(struct tmpl_arena *a, const char *hint);
 /* A string whose bytes are already the arena's (or static). */
 struct tmpl_value *tmpl_string_ref(struct tmpl_arena *a, const char *s, size_t n);
-struct tmpl_value *tmpl_tuple(struct tmpl_arena *a);
+struct tmpl_value *tmpl_sequence(struct tmpl_arena *a, enum tmpl_sequence type);
 struct tmpl_value *tmpl_object(struct tmpl_arena *a, enum tmpl_object type, void *ptr);
 
 bool tmpl_map_put(struct tmpl_arena *a, struct tmpl_value *map, struct tmpl_value *key,
