@@ -28,19 +28,19 @@ enum node_kind {
     NODE_COMPARE, /* a, then items as operands; names in ops: a < b < c */
     NODE_COND,    /* a if b else c (c may be NULL) */
     /* statements */
-    NODE_DATA,     /* value: text to print */
-    NODE_PRINT,    /* a */
-    NODE_SET,      /* a (target) = b */
-    NODE_SETBLOCK, /* a (target); b: filter chain or NULL; body */
-    NODE_NSREF,    /* target: name.attr, attr in value */
-    NODE_IF,       /* a; body; else_body */
-    NODE_FOR,      /* a (target) in b if c; recursive; body; else_body */
-    NODE_MACRO,    /* name(items = parameter names, defaults in kwargs by position); body */
-    NODE_CALLBLOCK, /* a: the call; b: a NODE_MACRO that is `caller` */
+    NODE_DATA,        /* value: text to print */
+    NODE_PRINT,       /* a */
+    NODE_SET,         /* a (target) = b */
+    NODE_SETBLOCK,    /* a (target); b: filter chain or NULL; body */
+    NODE_NSREF,       /* target: name.attr, attr in value */
+    NODE_IF,          /* a; body; else_body */
+    NODE_FOR,         /* a (target) in b if c; recursive; body; else_body */
+    NODE_MACRO,       /* name(items = parameter names, defaults in kwargs by position); body */
+    NODE_CALLBLOCK,   /* a: the call; b: a NODE_MACRO that is `caller` */
     NODE_FILTERBLOCK, /* a: filter chain; body */
-    NODE_WITH,     /* items: target, value, target, value…; body */
-    NODE_SCOPE,    /* body in a scope of its own: block, autoescape */
-    NODE_BODY,     /* body in the same scope: generation */
+    NODE_WITH,        /* items: target, value, target, value…; body */
+    NODE_SCOPE,       /* body in a scope of its own: block, autoescape */
+    NODE_BODY,        /* body in the same scope: generation */
     NODE_BREAK,
     NODE_CONTINUE,
     NODE_DO, /* a, result dropped */
@@ -86,7 +86,7 @@ struct node {
 struct parser;
 
 /* Parses a whole template. Errors hold line and column. */
-enum err_code tmpl_parse(struct tmpl_arena *a, const char *source, size_t n_byte, struct body *ret_body,
-                         struct err *e);
+enum err_code tmpl_parse(struct tmpl_arena *a, const char *source, size_t n_byte,
+                         struct body *ret_body, struct err *e);
 
 #endif

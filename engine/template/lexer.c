@@ -155,7 +155,8 @@ static bool lex_raw(struct lexer *x, size_t begin, bool *ret_was)
         if (!starts(x, i, "{%")) {
             continue;
         }
-        char sign = i + 2 < x->n && (x->src[i + 2] == '-' || x->src[i + 2] == '+') ? x->src[i + 2] : 0;
+        char sign =
+            i + 2 < x->n && (x->src[i + 2] == '-' || x->src[i + 2] == '+') ? x->src[i + 2] : 0;
         size_t j = skip_space(x, i + 2 + (sign != 0));
         if (!starts(x, j, "endraw")) {
             continue;
@@ -257,8 +258,9 @@ static bool lex_string(struct lexer *x)
 /* Digits with single underscores between them; returns their end. */
 static size_t scan_digits(const struct lexer *x, size_t at)
 {
-    while (at < x->n && (isdigit((unsigned char)x->src[at]) ||
-                         (x->src[at] == '_' && at + 1 < x->n && isdigit((unsigned char)x->src[at + 1])))) {
+    while (at < x->n &&
+           (isdigit((unsigned char)x->src[at]) ||
+            (x->src[at] == '_' && at + 1 < x->n && isdigit((unsigned char)x->src[at + 1])))) {
         at++;
     }
     return at;
@@ -270,7 +272,8 @@ static bool lex_number(struct lexer *x)
     bool after_dot = begin > 0 && x->src[begin - 1] == '.';
     size_t end = scan_digits(x, begin);
     bool is_float = false;
-    if (!after_dot && end + 1 < x->n && x->src[end] == '.' && isdigit((unsigned char)x->src[end + 1])) {
+    if (!after_dot && end + 1 < x->n && x->src[end] == '.' &&
+        isdigit((unsigned char)x->src[end + 1])) {
         is_float = true;
         end = scan_digits(x, end + 1);
     }
@@ -358,7 +361,8 @@ static bool lex_expression(struct lexer *x, bool is_block, size_t begin)
             }
         } else if (is_name_start(c)) {
             size_t from = x->at;
-            while (x->at < x->n && (is_name_start(x->src[x->at]) || isdigit((unsigned char)x->src[x->at]))) {
+            while (x->at < x->n &&
+                   (is_name_start(x->src[x->at]) || isdigit((unsigned char)x->src[x->at]))) {
                 x->at++;
             }
             if (!push(x, TOK_NAME, from, x->src + from, x->at - from)) {
@@ -418,11 +422,13 @@ static bool lex_all(struct lexer *x)
 {
     while (x->at < x->n) {
         size_t from = x->at;
-        while (x->at < x->n && !starts(x, x->at, "{{") && !starts(x, x->at, "{%") && !starts(x, x->at, "{#")) {
+        while (x->at < x->n && !starts(x, x->at, "{{") && !starts(x, x->at, "{%") &&
+               !starts(x, x->at, "{#")) {
             x->at++;
         }
         if (x->at == x->n) {
-            return push(x, TOK_DATA, from, x->src + from, x->n - from) && push(x, TOK_END, x->n, "", 0);
+            return push(x, TOK_DATA, from, x->src + from, x->n - from) &&
+                   push(x, TOK_END, x->n, "", 0);
         }
         if (!lex_tag(x, from)) {
             return false;
@@ -431,8 +437,8 @@ static bool lex_all(struct lexer *x)
     return push(x, TOK_END, x->n, "", 0);
 }
 
-enum err_code tmpl_lex(struct tmpl_arena *a, const char *source, size_t n_byte, struct token **ret_tokens,
-                       size_t *ret_n, struct err *e)
+enum err_code tmpl_lex(struct tmpl_arena *a, const char *source, size_t n_byte,
+                       struct token **ret_tokens, size_t *ret_n, struct err *e)
 {
     size_t valid = utf8_valid_prefix(source, n_byte);
     if (valid != n_byte) {
@@ -455,7 +461,8 @@ enum err_code tmpl_lex(struct tmpl_arena *a, const char *source, size_t n_byte, 
         n--;
     }
     text[n] = 0;
-    struct lexer x = {.a = a, .src = text, .n = n, .line = 1, .column = 1, .line_starting = true, .e = e};
+    struct lexer x = {
+        .a = a, .src = text, .n = n, .line = 1, .column = 1, .line_starting = true, .e = e};
     if (!lex_all(&x)) {
         return e ? e->code : ERR_INVALID;
     }

@@ -37,7 +37,7 @@ struct token {
 };
 
 /* Errors hold line and column. *ret_tokens ends with TOK_END. */
-enum err_code tmpl_lex(struct tmpl_arena *a, const char *source, size_t n_byte, struct token **ret_tokens,
-                       size_t *ret_n, struct err *e);
+enum err_code tmpl_lex(struct tmpl_arena *a, const char *source, size_t n_byte,
+                       struct token **ret_tokens, size_t *ret_n, struct err *e);
 
 #endif

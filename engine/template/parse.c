@@ -43,7 +43,8 @@ static bool assignable(struct parser *p, const struct node *target)
 static struct node *parse_target(struct parser *p, const char *end_name, bool with_namespace)
 {
     const struct token *t = parse_peek(p);
-    if (with_namespace && t->kind == TOK_NAME && t[1].kind == TOK_OP && t[1].n == 1 && t[1].s[0] == '.') {
+    if (with_namespace && t->kind == TOK_NAME && t[1].kind == TOK_OP && t[1].n == 1 &&
+        t[1].s[0] == '.') {
         struct node *node = parse_node(p, NODE_NSREF);
         size_t n = 0;
         if (!node || !(node->name = parse_expect_name(p, &node->n_name))) {
@@ -138,7 +139,8 @@ static bool parse_signature(struct parser *p, struct node *macro)
             return false;
         }
         if (!(param = parse_node(p, NODE_NAME)) ||
-            !(param->name = parse_expect_name(p, &param->n_name)) || !parse_push(p, &names, param)) {
+            !(param->name = parse_expect_name(p, &param->n_name)) ||
+            !parse_push(p, &names, param)) {
             return false;
         }
         if (parse_skip_op(p, "=")) {
@@ -365,8 +367,8 @@ static bool parse_body(struct parser *p, const char *const *end_names, struct bo
     return true;
 }
 
-enum err_code tmpl_parse(struct tmpl_arena *a, const char *source, size_t n_byte, struct body *ret_body,
-                         struct err *e)
+enum err_code tmpl_parse(struct tmpl_arena *a, const char *source, size_t n_byte,
+                         struct body *ret_body, struct err *e)
 {
     struct token *tokens = NULL;
     size_t n_token = 0;

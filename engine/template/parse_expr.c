@@ -86,10 +86,14 @@ bool parse_skip_name(struct parser *p, const char *name)
 static void describe(const struct token *t, char *out, size_t cap)
 {
     static const char *const fixed[] = {
-        [TOK_END] = "the end of the template",  [TOK_DATA] = "text",
-        [TOK_VAR_BEGIN] = "'{{'",               [TOK_VAR_END] = "'}}'",
-        [TOK_BLOCK_BEGIN] = "'{%'",             [TOK_BLOCK_END] = "'%}'",
-        [TOK_STRING] = "a string",              [TOK_INT] = "a number",
+        [TOK_END] = "the end of the template",
+        [TOK_DATA] = "text",
+        [TOK_VAR_BEGIN] = "'{{'",
+        [TOK_VAR_END] = "'}}'",
+        [TOK_BLOCK_BEGIN] = "'{%'",
+        [TOK_BLOCK_END] = "'%}'",
+        [TOK_STRING] = "a string",
+        [TOK_INT] = "a number",
         [TOK_FLOAT] = "a number",
     };
     if (t->kind == TOK_NAME || t->kind == TOK_OP) {
@@ -269,7 +273,8 @@ struct node *parse_tuple(struct parser *p, bool simplified, bool with_cond, cons
         if (at_tuple_end(p, end_name)) {
             break;
         }
-        if (!parse_push(p, &items, simplified ? parse_primary(p) : parse_expression(p, with_cond))) {
+        if (!parse_push(p, &items,
+                        simplified ? parse_primary(p) : parse_expression(p, with_cond))) {
             return NULL;
         }
         if (!parse_is_op(p, ",")) {
@@ -375,7 +380,8 @@ static struct node *parse_subscript(struct parser *p, struct node *of)
         return NULL;
     }
     for (size_t i = 0; i < 3; i++) {
-        if (!parse_is_op(p, ":") && !parse_is_op(p, "]") && !(parts[i] = parse_expression(p, true))) {
+        if (!parse_is_op(p, ":") && !parse_is_op(p, "]") &&
+            !(parts[i] = parse_expression(p, true))) {
             return NULL;
         }
         if (i < 2 && parse_skip_op(p, ":")) {
@@ -484,8 +490,8 @@ static struct node *parse_test(struct parser *p, struct node *of)
     }
     node->a = of;
     enum token_kind kind = parse_peek(p)->kind;
-    bool value_follows = kind == TOK_NAME || kind == TOK_STRING || kind == TOK_INT || kind == TOK_FLOAT ||
-                         parse_is_op(p, "[") || parse_is_op(p, "{");
+    bool value_follows = kind == TOK_NAME || kind == TOK_STRING || kind == TOK_INT ||
+                         kind == TOK_FLOAT || parse_is_op(p, "[") || parse_is_op(p, "{");
     if (parse_is_op(p, "(")) {
         if (!parse_args(p, node)) {
             return NULL;

@@ -40,7 +40,8 @@ bool parse_expect_op(struct parser *p, const char *op);
 const char *parse_expect_name(struct parser *p, size_t *ret_n);
 
 struct node *parse_expression(struct parser *p, bool with_cond);
-/* An expression, or a tuple where commas follow. end_name: a name that ends it ("in", "recursive"). */
+/* An expression, or a tuple where commas follow. end_name: a name that ends it ("in", "recursive").
+ */
 struct node *parse_tuple(struct parser *p, bool simplified, bool with_cond, const char *end_name,
                          bool in_parens);
 struct node *parse_primary(struct parser *p);

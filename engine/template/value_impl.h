@@ -17,7 +17,7 @@ enum tmpl_object {
     TMPL_OBJ_MACRO,     /* ptr: struct macro of the evaluator */
     TMPL_OBJ_METHOD,    /* ptr: struct bound method of the evaluator */
     TMPL_OBJ_FUNCTION,  /* ptr: a global function */
-    TMPL_OBJ_CYCLER,    /* ptr: struct cycler */
+    TMPL_OBJ_JOINER,    /* ptr: struct joiner of the evaluator */
 };
 
 enum tmpl_sequence {
