@@ -223,7 +223,7 @@ static bool slice_bound(struct interp *in, const struct tmpl_value *part, int64_
     }
     int64_t i = part->kind == TMPL_INT ? part->u.i : part->u.b;
     if (i < 0) {
-        i = i < -n ? -n - 1 + (low + 1) : i + n;
+        i = i < -n ? low : i + n;
         i = i < low ? low : i;
     }
     *ret = i > high ? high : i;
@@ -245,11 +245,11 @@ struct tmpl_value *interp_slice(struct interp *in, struct tmpl_value *v,
     int64_t step = 1;
     int64_t from = 0;
     int64_t to = 0;
-    if (!slice_bound(in, part[2], 1, 0, INT64_MIN / 2, INT64_MAX / 2, &step)) {
-        return NULL;
-    }
-    if (!step) {
-        return interp_fail(in, "slice step cannot be zero");
+    if (part[2] && part[2]->kind != TMPL_NONE) {
+        if (part[2]->kind != TMPL_INT || !part[2]->u.i) {
+            return interp_fail(in, "slice step must be an integer other than zero");
+        }
+        step = part[2]->u.i;
     }
     int64_t low = step > 0 ? 0 : -1;
     int64_t high = step > 0 ? n : n - 1;
@@ -273,7 +273,7 @@ struct tmpl_value *interp_slice(struct interp *in, struct tmpl_value *v,
             buf_free(&text);
             return interp_spent(in);
         }
-        if ((step > 0 && i > to - step) || (step < 0 && i < to - step)) {
+        if (step > 0 ? step >= to - i : step <= to - i) {
             break; /* the next step would pass `to`, or overflow */
         }
     }

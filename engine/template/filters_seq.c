@@ -339,11 +339,18 @@ static struct tmpl_value *f_sum(struct interp *in, struct tmpl_value *v,
     return items ? total : NULL;
 }
 
+/* map, select and their kin take anything false, none included, as empty. */
+static struct tmpl_value **items_if_true(struct interp *in, struct tmpl_value *v, size_t *ret_n)
+{
+    struct tmpl_value nothing = {.kind = TMPL_UNDEFINED};
+    return interp_items(in, interp_truth(v) ? v : &nothing, ret_n);
+}
+
 static struct tmpl_value *f_map(struct interp *in, struct tmpl_value *v,
                                 const struct call_args *args)
 {
     size_t n = 0;
-    struct tmpl_value **items = interp_items(in, v, &n);
+    struct tmpl_value **items = items_if_true(in, v, &n);
     const struct tmpl_value *attribute = args->n_pos ? NULL : interp_arg(args, 1, "attribute");
     struct tmpl_value *r = tmpl_sequence(in->a, TMPL_SEQ_ITERATOR);
     if (items && !attribute && (!args->n_pos || args->pos[0]->kind != TMPL_STRING)) {
@@ -370,7 +377,7 @@ static struct tmpl_value *chosen(struct interp *in, struct tmpl_value *v,
                                  const struct call_args *args, bool by_attribute, bool wanted)
 {
     size_t n = 0;
-    struct tmpl_value **items = interp_items(in, v, &n);
+    struct tmpl_value **items = items_if_true(in, v, &n);
     struct tmpl_value *r = tmpl_sequence(in->a, TMPL_SEQ_ITERATOR);
     size_t skip = by_attribute ? 1 : 0;
     if (items && by_attribute && !args->n_pos) {

@@ -23,9 +23,14 @@ struct lexer {
     struct err *e;
 };
 
-/* Line and column of offset `at`; offsets come in rising order. */
+/* Line and column of offset `at`; offsets come in rising order, but for those of errors. */
 static void locate(struct lexer *x, size_t at)
 {
+    if (at < x->mark) {
+        x->mark = 0;
+        x->line = 1;
+        x->column = 1;
+    }
     for (; x->mark < at; x->mark++) {
         if (x->src[x->mark] == '\n') {
             x->line++;

@@ -186,12 +186,16 @@ static bool is_int(const struct tmpl_value *v)
     return v->kind == TMPL_INT || v->kind == TMPL_BOOL;
 }
 
-/* a ~ b: the texts of both. */
-static struct tmpl_value *concat(struct interp *in, struct tmpl_value *a, struct tmpl_value *b)
+/* a ~ b: the texts of both, markup or not. */
+static struct tmpl_value *concat(struct interp *in, const struct tmpl_value *a,
+                                 const struct tmpl_value *b)
 {
-    struct tmpl_value *x = interp_str(in, a);
-    struct tmpl_value *y = x ? interp_str(in, b) : NULL;
-    return y ? join_strings(in, x, y) : NULL;
+    struct buf text = {0};
+    if (!interp_text(in, &text, a) || !interp_text(in, &text, b)) {
+        buf_free(&text);
+        return NULL;
+    }
+    return interp_buf_value(in, &text);
 }
 
 struct tmpl_value *interp_binary(struct interp *in, const char *op, struct tmpl_value *a,

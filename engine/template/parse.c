@@ -338,7 +338,11 @@ static bool parse_body(struct parser *p, const char *const *end_names, struct bo
         struct node *node = NULL;
         if (t->kind == TOK_END) {
             if (end_names) {
-                (void)parse_fail(p, t, "expected %s before the end of the template", end_names[0]);
+                const char *const *last = end_names;
+                while (last[1]) {
+                    last++;
+                }
+                (void)parse_fail(p, t, "expected %s before the end of the template", *last);
                 return false;
             }
             break;
@@ -379,7 +383,7 @@ enum err_code tmpl_parse(struct tmpl_arena *a, const char *source, size_t n_byte
         return rc;
     }
     struct parser p = {.a = a, .tokens = tokens, .n = n_token, .e = out};
-    out->code = ERR_LIMIT; /* an arena that ran dry somewhere sets nothing else */
+    /* What stands when the arena ran dry and nothing else was said. */
     (void)err_set(out, ERR_LIMIT, "the template is too large");
     if (!parse_body(&p, NULL, ret_body)) {
         return out->code;
