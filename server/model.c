@@ -1,0 +1,160 @@
+#include "server/model.h"
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/host.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "server/answer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* When --kv-ram does not say: a share of free memory, but for small models no more than so many
+ * times what all running sequences could fill, since each frame costs a little by itself. */
+#define KV_SHARE_PERCENT 60
+#define KV_FULL_TIMES    8
+
+static const char *const kv_type_names[] = {"auto", "f32", "bf16", "int8"};
+
+/* Weights that are mapped, not copied, still count as free memory: they are taken off here. */
+static uint64_t default_kv_bytes(const struct eng_info *info, uint64_t n_running,
+                                 uint64_t free_before)
+{
+    uint64_t most = UINT64_MAX;
+    uint64_t weights = info->weights_bytes;
+    uint64_t free_after = host_free_bytes();
+    uint64_t left = free_before > weights ? free_before - weights : 0;
+    uint64_t budget = left < free_after ? left : free_after;
+    uint64_t least = 2 * (uint64_t)info->chunk_bytes;
+    budget = budget / 100 * KV_SHARE_PERCENT;
+    if (units_mul(KV_FULL_TIMES * n_running, info->n_ctx, &most) &&
+        units_mul(most, info->kv_bytes_per_tok, &most) && budget > most) {
+        budget = most;
+    }
+    return budget > least ? budget : least;
+}
+
+static enum err_code open_kv(struct srv *s, uint64_t free_before, struct err *e)
+{
+    const struct eng_info *info = &s->eng->info;
+    uint64_t bytes = s->cfg->kv_ram_bytes ? s->cfg->kv_ram_bytes
+                                          : default_kv_bytes(info, s->cfg->n_running, free_before);
+    if (bytes < info->chunk_bytes) {
+        return err_set(e, ERR_INVALID, "kv-ram: %" PRIu64 " bytes; this model needs at least %zu",
+                       bytes, info->chunk_bytes);
+    }
+    const struct kv_options options = {
+        .ram_bytes = bytes,
+        .chunk_tok = info->chunk_tok,
+        .chunk_bytes = info->chunk_bytes,
+        .n_seq_tok_max = info->n_ctx,
+    };
+    return kv_store_create(&options, &s->kv, e);
+}
+
+static enum err_code open_scheduler(struct srv *s, struct err *e)
+{
+    const struct cfg *cfg = s->cfg;
+    uint64_t n_running = cfg->n_running;
+    if (n_running > s->eng->info.n_step_out_max) {
+        n_running = s->eng->info.n_step_out_max;
+    }
+    const struct sch_options options = {
+        .eng = s->eng,
+        .kv = s->kv,
+        .n_queued_max = (uint32_t)cfg->n_queued,
+        .n_running_max = (uint32_t)n_running,
+        .n_step_tok_max = (uint32_t)cfg->n_step_tok,
+        .itl_target_us = (uint32_t)(cfg->itl_ms * 1000),
+        .n_event_max = SRV_EVENT_RING,
+        .reader_stall_us = cfg->stall_s * 1000000,
+    };
+    enum err_code code = sch_create(&options, &s->sch, e);
+    return code == ERR_OK ? sch_start(s->sch, e) : code;
+}
+
+/* What makes answers comparable: the model and the arithmetic that ran it. */
+static void make_fingerprint(struct srv *s)
+{
+    const struct eng_info *info = &s->eng->info;
+    char text[512];
+    uint8_t digest[SHA256_BYTES];
+    int n = snprintf(text, sizeof text, "%s|%s|%s|%s|%" PRIu64 "|%d|%s", KVASIR_VERSION, info->name,
+                     info->format, info->isa, info->n_param, (int)info->kv_type, info->arch);
+    hash_sha256(text, n > 0 && (size_t)n < sizeof text ? (size_t)n : sizeof text - 1, digest);
+    (void)snprintf(s->fingerprint, sizeof s->fingerprint, "fp_%02x%02x%02x%02x%02x", digest[0],
+                   digest[1], digest[2], digest[3], digest[4]);
+}
+
+static void print_summary(const struct srv *s, uint64_t load_us)
+{
+    const struct eng_info *info = &s->eng->info;
+    char weights[32];
+    char kv[32];
+    char per_tok[32];
+    struct kv_stats stats;
+    kv_get_stats(s->kv, &stats);
+    log_info("model %s: %s %s, %.2fB parameters, %s of weights, ready in %.1f s", s->model_name,
+             info->arch, info->format, (double)info->n_param / 1e9,
+             units_format_bytes(info->weights_bytes, weights, sizeof weights),
+             (double)load_us / 1e6);
+    log_info("compute: %s kernels, %u threads; context %u tokens (trained for %u)", info->isa,
+             info->n_thread, info->n_ctx, info->n_ctx_train);
+    log_info("KV memory: %s holds %" PRIu64 " tokens (%s, %s per token)",
+             units_format_bytes(stats.n_frame_total * (uint64_t)stats.chunk_bytes, kv, sizeof kv),
+             stats.n_frame_total * stats.chunk_tok, kv_type_names[info->kv_type],
+             units_format_bytes(info->kv_bytes_per_tok, per_tok, sizeof per_tok));
+    if (info->n_ctx > info->n_ctx_train && info->n_ctx_train) {
+        log_warn("ctx: %u is beyond the %u tokens the model was trained for; answers may degrade",
+                 info->n_ctx, info->n_ctx_train);
+    }
+    if (stats.n_frame_total * stats.chunk_tok < info->n_ctx) {
+        log_warn("kv-ram: too small for one sequence of the whole context; longer requests are "
+                 "refused");
+    }
+}
+
+enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e)
+{
+    uint64_t begin_us = clock_mono_us();
+    uint64_t free_before = host_free_bytes();
+    enum err_code code = open(s->cfg, &s->eng, e);
+    if (code == ERR_OK) {
+        s->model_name = strdup(s->cfg->alias ? s->cfg->alias : s->eng->info.name);
+        code = s->model_name ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a name");
+    }
+    if (code == ERR_OK) {
+        code = open_kv(s, free_before, e);
+    }
+    if (code == ERR_OK) {
+        code = open_scheduler(s, e);
+    }
+    if (code != ERR_OK) {
+        srv_model_close(s);
+        return code;
+    }
+    s->model_created_s = clock_unix_s();
+    make_fingerprint(s);
+    print_summary(s, clock_mono_us() - begin_us);
+    return ERR_OK;
+}
+
+void srv_model_drain(struct srv *s)
+{
+    sch_stop(s->sch, s->cfg->drain_s * 1000000);
+}
+
+void srv_model_close(struct srv *s)
+{
+    sch_destroy(s->sch);
+    kv_store_destroy(s->kv);
+    eng_close(s->eng);
+    free(s->model_name);
+    s->sch = NULL;
+    s->kv = NULL;
+    s->eng = NULL;
+    s->model_name = NULL;
+}

@@ -1,0 +1,16 @@
+/* The model behind the server: engine, KV store and scheduler, made together and ended together. */
+#ifndef SERVER_MODEL_H
+#define SERVER_MODEL_H
+
+#include "server/serve.h"
+#include "server/srv.h"
+
+/* Makes the engine with `open`, sizes the KV memory, starts the scheduler and fills s. Prints what
+ * came of it. On failure nothing is left behind. */
+enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e);
+/* Running answers get drain_s to end. After it every stream has its END. */
+void srv_model_drain(struct srv *s);
+/* When all streams were released. */
+void srv_model_close(struct srv *s);
+
+#endif
