@@ -91,8 +91,8 @@ static const struct att_kernel *kernel_of(enum kern_isa isa, enum eng_kv_type ty
     switch (isa) {
 #if defined(__x86_64__)
     case KERN_AVX2: return att_kernel_avx2(type);
-    case KERN_AVX512:
-    case KERN_AMX: return att_kernel_avx512(type);
+    case KERN_AVX512: return att_kernel_avx512(type);
+    case KERN_AMX: return att_kernel_amx(type);
 #endif
     default: return att_kernel_scalar(type);
     }
@@ -350,27 +350,38 @@ static void write_item(void *arg, uint32_t item, uint32_t worker)
     }
 }
 
-/* Where the keys and values of part `part` lie, up to position `end`. The group of 32 tokens that
- * the sequence ends in is read from a copy, without whatever lies behind the end. */
-static void point_at_keys(const struct call *k, const struct att_slice *s, uint32_t kv_head,
-                          uint32_t part, uint32_t end, struct worker *w, struct att_part *a)
+/* Points at the keys and values of part `part` that rows of the unit see. The group of 32 tokens
+ * that the sequence ends in is read from a copy, without whatever lies behind the end. */
+static void point_at_keys(const struct call *k, const struct unit *u, uint32_t part,
+                          struct worker *w, struct att_part *a)
 {
+    const struct att_slice *s = &k->slices[u->slice];
     const struct att_layer *l = k->layer;
     const uint32_t n_written = s->pos + s->n_tok;
+    uint32_t from;
+    uint32_t end;
+    uint32_t unused;
+    visible_range(k->p, s, u->row / k->n_group, &from, &unused);
+    visible_range(k->p, s, (u->row + u->n_row - 1) / k->n_group, &unused, &end);
     a->tok0 = part * ATT_SPLIT_TOK;
-    end = min_u32(end, a->tok0 + ATT_SPLIT_TOK);
-    for (uint32_t t = a->tok0, i = 0; t < end; t += ATT_V_GROUP, i++) {
-        const uint8_t *head = head_at(k, s, kv_head, t);
-        uint32_t in = t % k->c->chunk_tok;
+    end = min_u32(end - a->tok0, ATT_SPLIT_TOK);
+    from = from > a->tok0 ? from - a->tok0 : 0;
+    for (uint32_t t = from / ATT_V_GROUP * ATT_V_GROUP; t < end; t += ATT_V_GROUP) {
+        const uint32_t i = t / ATT_V_GROUP;
+        const uint8_t *head = head_at(k, s, u->kv_head, a->tok0 + t);
+        uint32_t in = (a->tok0 + t) % k->c->chunk_tok;
         a->k[(size_t)2 * i] = head + in / ATT_K_GROUP * l->k_group_bytes;
         a->k[(size_t)2 * i + 1] = head + (in / ATT_K_GROUP + 1) * l->k_group_bytes;
         a->v[i] = head + l->v_off + in / ATT_V_GROUP * l->v_group_bytes;
         a->k_scale[i] = (const uint16_t *)(const void *)(head + l->k_scale_off) + in;
         a->v_scale[i] = (const uint16_t *)(const void *)(head + l->v_scale_off) + in;
-        if (n_written - t < ATT_V_GROUP) {
-            att_v_group_copy(l, k->c->type, w->v_tail, a->v[i], n_written - t);
+        if (n_written - a->tok0 - t < ATT_V_GROUP) {
+            att_v_group_copy(l, k->c->type, w->v_tail, a->v[i], n_written - a->tok0 - t);
             a->v[i] = w->v_tail;
         }
+    }
+    if (k->c->kernel->stage) {
+        k->c->kernel->stage(a, from, end);
     }
 }
 
@@ -402,10 +413,11 @@ static bool set_rows(const struct call *k, const struct unit *u, uint32_t row, u
     return a->hi_max != 0;
 }
 
-static void prepare_q(const struct call *k, const struct unit *u, struct worker *w, size_t q_bytes)
+static void prepare_q(const struct call *k, const struct unit *u, struct worker *w)
 {
     const struct att_slice *s = &k->slices[u->slice];
-    const uint32_t n_pad = (uint32_t)(q_bytes / k->c->kernel->q_elem_bytes);
+    const uint32_t n_pad = k->layer->k_pad;
+    const size_t q_bytes = (size_t)n_pad * k->c->kernel->q_elem_bytes;
     for (uint32_t r = 0; r < u->n_row; r++) {
         uint32_t i = (u->row + r) / k->n_group;
         uint32_t head = u->kv_head * k->n_group + (u->row + r) % k->n_group;
@@ -429,31 +441,20 @@ static void finish_rows(const struct call *k, const struct unit *u, const float 
     }
 }
 
-/* Bytes of one prepared query. */
-static size_t q_bytes_of(const struct call *k)
-{
-    uint32_t per_row = k->c->type == ENG_KV_INT8 ? 4 : k->c->type == ENG_KV_BF16 ? 2 : 1;
-    return (size_t)k->layer->k_rows * per_row * k->c->kernel->q_elem_bytes;
-}
-
 /* All parts of a unit in order, each shared by its blocks of rows while it is in cache. */
 static void run_whole(const struct call *k, const struct unit *u, struct worker *w,
                       struct att_part *a)
 {
     const struct att_kernel *kernel = k->c->kernel;
     const size_t n_col = (size_t)k->layer->v_tiles * 16;
-    const size_t q_bytes = q_bytes_of(k);
-    const struct att_slice *s = &k->slices[u->slice];
+    const size_t q_bytes = (size_t)k->layer->k_pad * kernel->q_elem_bytes;
     for (uint32_t r = 0; r < u->n_row; r++) {
         w->acc_m[r] = -INFINITY;
         w->acc_l[r] = 0;
     }
     bool begun[BLOCK_ROWS_MAX / ATT_ROWS] = {false};
-    uint32_t lo;
-    uint32_t end;
-    visible_range(k->p, s, (u->row + u->n_row - 1) / k->n_group, &lo, &end);
     for (uint32_t part = u->part; part < u->part_end; part++) {
-        point_at_keys(k, s, u->kv_head, part, end, w, a);
+        point_at_keys(k, u, part, w, a);
         for (uint32_t row = 0; row < u->n_row; row += ATT_ROWS) {
             if (!set_rows(k, u, u->row + row, min_u32(ATT_ROWS, u->n_row - row), a)) {
                 continue;
@@ -488,12 +489,8 @@ static void run_part(const struct call *k, uint32_t unit, uint32_t part, struct 
     const struct att_kernel *kernel = k->c->kernel;
     const uint32_t n_col = k->layer->v_tiles * 16;
     const size_t n_float = partial_floats(k, u);
-    const struct att_slice *s = &k->slices[u->slice];
     float *mine = k->c->partials + u->partial + (part - u->part) * n_float;
-    uint32_t lo;
-    uint32_t end;
-    visible_range(k->p, s, (u->row + u->n_row - 1) / k->n_group, &lo, &end);
-    point_at_keys(k, s, u->kv_head, part, end, w, a);
+    point_at_keys(k, u, part, w, a);
     a->q = w->q;
     a->m = mine;
     a->l = mine + u->n_row;
@@ -527,14 +524,13 @@ static void run_item(void *arg, uint32_t item, uint32_t worker)
         .alibi = k->p->alibi != NULL,
         .scratch = w->part_scratch,
     };
-    k->c->kernel->begin();
-    prepare_q(k, u, w, q_bytes_of(k));
+    prepare_q(k, u, w);
     if (it->part == WHOLE) {
         run_whole(k, u, w, &a);
     } else {
         run_part(k, it->unit, it->part, w, &a);
     }
-    k->c->kernel->end();
+    k->c->kernel->release();
 }
 
 /* ---- planning ---- */

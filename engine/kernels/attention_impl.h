@@ -35,6 +35,7 @@ struct att_layer {
     uint32_t n_kv_head;
     uint32_t d_k;
     uint32_t d_v;
+    uint32_t k_pad;    /* d_k with its padding */
     uint32_t k_rows;   /* 64-byte rows of a K group */
     uint32_t v_tiles;  /* of 16 columns */
     size_t off;        /* of the layer in its chunk */
@@ -91,9 +92,11 @@ struct att_kernel {
     uint32_t q_elem_bytes; /* of prepared queries */
     /* Bytes of att_part.scratch, a multiple of 64. */
     size_t (*scratch_bytes)(const struct att_layer *layer);
-    /* Called around the parts of one item: matrix units are switched on and off here. */
-    void (*begin)(void);
-    void (*end)(void);
+    /* Called once before the blocks of a part, for tokens [lo, hi) of it: may make copies of K and
+     * V in scratch and point the part there. NULL: nothing to do. */
+    void (*stage)(struct att_part *a, uint32_t lo, uint32_t hi);
+    /* Called after the parts of one item: switches the matrix unit off. */
+    void (*release)(void);
     /* One row of d_k floats, padded with zeros to n_pad. */
     void (*prep_q)(void *dst, const float *q, uint32_t d_k, uint32_t n_pad);
     void (*part)(const struct att_part *a);

@@ -21,6 +21,7 @@ void att_layer_init(struct att_layer *layer, enum eng_kv_type type, uint32_t n_k
     layer->n_kv_head = n_kv_head;
     layer->d_k = d_k;
     layer->d_v = d_v;
+    layer->k_pad = d_pad;
     layer->k_rows = d_pad / q;
     layer->v_tiles = (d_v + 15) / 16;
     layer->k_group_bytes = (size_t)layer->k_rows * ATT_ROW_BYTES;

@@ -119,10 +119,11 @@ static void store_as(enum eng_kv_type type, const float *x, uint32_t n, double *
     }
 }
 
-static double score(const struct seq *s, const double *k, uint32_t i, uint32_t j, uint32_t h)
+static double score(const struct seq *s, const double *all_q, const double *k, uint32_t i,
+                    uint32_t j, uint32_t h)
 {
     const struct att_case *a = s->shape;
-    const float *q = s->q + ((size_t)i * a->n_head + h) * a->d_k;
+    const double *q = all_q + ((size_t)i * a->n_head + h) * a->d_k;
     double sum[8] = {0};
     uint32_t d = 0;
     for (; d + 8 <= a->d_k; d += 8) {
@@ -152,12 +153,15 @@ static bool sees(const struct att_case *a, uint32_t i, uint32_t j)
     return j <= i && (!a->window || j + a->window > i);
 }
 
-void seq_oracle(const struct seq *s, enum eng_kv_type type, double *out)
+void seq_oracle(const struct seq *s, enum eng_kv_type type, bool bf16_q, double *out)
 {
     const struct att_case *a = s->shape;
     double *k = malloc((size_t)s->n_tok * a->n_kv_head * a->d_k * sizeof *k);
     double *v = malloc((size_t)s->n_tok * a->n_kv_head * a->d_v * sizeof *v);
     double *w = malloc(s->n_tok * sizeof *w);
+    const size_t n_q = (size_t)s->n_tok * a->n_head * a->d_k;
+    double *q = malloc(n_q * sizeof *q);
+    store_as(bf16_q ? ENG_KV_BF16 : ENG_KV_F32, s->q, (uint32_t)n_q, q);
     for (uint32_t r = 0; r < s->n_tok * a->n_kv_head; r++) {
         store_as(type, s->k + (size_t)r * a->d_k, a->d_k, k + (size_t)r * a->d_k);
         store_as(type, s->v + (size_t)r * a->d_v, a->d_v, v + (size_t)r * a->d_v);
@@ -168,7 +172,7 @@ void seq_oracle(const struct seq *s, enum eng_kv_type type, double *out)
             double max = a->sinks ? s->sinks[h] : -INFINITY;
             for (uint32_t j = 0; j < s->n_tok; j++) {
                 w[j] = sees(a, i, j)
-                           ? score(s, k + ((size_t)j * a->n_kv_head + kv) * a->d_k, i, j, h)
+                           ? score(s, q, k + ((size_t)j * a->n_kv_head + kv) * a->d_k, i, j, h)
                            : -INFINITY;
                 max = w[j] > max ? w[j] : max;
             }
@@ -190,6 +194,7 @@ void seq_oracle(const struct seq *s, enum eng_kv_type type, double *out)
     free(k);
     free(v);
     free(w);
+    free(q);
 }
 
 bool machine_has(enum kern_isa isa)

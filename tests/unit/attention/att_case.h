@@ -31,8 +31,9 @@ struct att_params seq_params(const struct seq *s, uint32_t kv_layer);
 /* Tokens [from, to) of the sequence. */
 struct att_slice seq_slice(const struct seq *s, uint32_t from, uint32_t to);
 
-/* The double oracle on K and V as `type` stores them: out [n_tok, n_head, d_v]. */
-void seq_oracle(const struct seq *s, enum eng_kv_type type, double *out);
+/* The double oracle on K and V as `type` stores them, queries rounded to bf16 if asked:
+ * out [n_tok, n_head, d_v]. */
+void seq_oracle(const struct seq *s, enum eng_kv_type type, bool bf16_q, double *out);
 
 bool machine_has(enum kern_isa isa);
 
