@@ -1,0 +1,150 @@
+#include "engine/chat.h"
+
+#include "base/clock.h"
+#include "engine/template/builtin.h"
+#include "engine/template/template.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TEMPLATE_BYTES_MAX ((size_t)1 << 20)
+#define NAMES_BYTES_MAX    ((size_t)1 << 20)
+
+struct chat {
+    struct tmpl *template; /* NULL: the built-in layout */
+    enum tmpl_builtin builtin;
+    char *bos; /* texts of those tokens, "" where there is none */
+    char *eos;
+};
+
+static bool vocab_has(void *arg, const char *text)
+{
+    return vocab_find(arg, text, strlen(text)) != ENG_TOKEN_NONE;
+}
+
+static enum err_code read_file(const char *path, struct buf *out, struct err *e)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        return err_errno(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, errno,
+                         "cannot open chat template %s", path);
+    }
+    enum err_code code = ERR_OK;
+    char *at = buf_reserve(out, TEMPLATE_BYTES_MAX + 1);
+    size_t n = at ? fread(at, 1, TEMPLATE_BYTES_MAX + 1, f) : 0;
+    if (!at) {
+        code = err_set(e, ERR_NOMEM, "out of memory for chat template %s", path);
+    } else if (ferror(f)) {
+        code = err_errno(e, ERR_IO, errno, "cannot read chat template %s", path);
+    } else if (n > TEMPLATE_BYTES_MAX) {
+        code = err_set(e, ERR_LIMIT, "chat template %s is longer than %zu bytes", path,
+                       TEMPLATE_BYTES_MAX);
+    } else {
+        out->len += n;
+        at[n] = 0;
+    }
+    (void)fclose(f);
+    return code;
+}
+
+/* The template's text: of the file given, else the model's; empty when there is none. */
+static enum err_code template_text(const struct gguf *f, const char *path, struct buf *out,
+                                   struct err *e)
+{
+    struct gguf_str s;
+    if (path) {
+        return read_file(path, out, e);
+    }
+    if (gguf_get_str(f, "tokenizer.chat_template", &s)) {
+        buf_append(out, s.s, s.n < TEMPLATE_BYTES_MAX ? s.n : TEMPLATE_BYTES_MAX);
+    }
+    return buf_ok(out) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a chat template");
+}
+
+static char *token_text(const struct vocab *v, int32_t id)
+{
+    struct gguf_str s = id == ENG_TOKEN_NONE ? (struct gguf_str){"", 0} : vocab_text(v, id);
+    return strndup(s.s ? s.s : "", s.n);
+}
+
+static enum err_code compile(struct chat *c, const struct buf *text, const char *path,
+                             struct err *e)
+{
+    struct err cause;
+    enum err_code code = tmpl_compile(buf_str(text), text->len, &c->template, &cause);
+    return code ? err_set(e, code, "%s: %s", path ? path : "the model's chat template", cause.msg)
+                : ERR_OK;
+}
+
+enum err_code chat_load(const struct gguf *f, const struct vocab *vocab, const char *path,
+                        struct chat **ret_c, struct err *e)
+{
+    struct buf text = {0};
+    struct chat *c = calloc(1, sizeof *c);
+    enum err_code code = c ? template_text(f, path, &text, e)
+                           : err_set(e, ERR_NOMEM, "out of memory for a chat template");
+    if (code) {
+        goto out;
+    }
+    if (text.len) {
+        code = compile(c, &text, path, e);
+        if (code) {
+            goto out;
+        }
+    } else {
+        c->builtin = tmpl_builtin_detect(NULL, vocab_has, (void *)vocab);
+    }
+    c->bos = token_text(vocab, vocab_facts(vocab)->bos);
+    c->eos = token_text(vocab, vocab_facts(vocab)->eos);
+    if (!c->bos || !c->eos) {
+        code = err_set(e, ERR_NOMEM, "out of memory for a chat template");
+        goto out;
+    }
+    *ret_c = c;
+    c = NULL;
+out:
+    buf_free(&text);
+    chat_destroy(c);
+    return code;
+}
+
+void chat_destroy(struct chat *c)
+{
+    if (!c) {
+        return;
+    }
+    tmpl_destroy(c->template);
+    free(c->bos);
+    free(c->eos);
+    free(c);
+}
+
+/* What templates may name besides the request's own values. */
+static struct tmpl_value *token_names(const struct chat *c, struct tmpl_arena *a)
+{
+    struct tmpl_value *names = tmpl_map(a);
+    bool ok = tmpl_map_set(a, names, "bos_token", 9, tmpl_string(a, c->bos, strlen(c->bos))) &&
+              tmpl_map_set(a, names, "eos_token", 9, tmpl_string(a, c->eos, strlen(c->eos)));
+    return ok ? names : NULL;
+}
+
+enum err_code chat_render(const struct chat *c, const struct tmpl_value *context, struct buf *out,
+                          struct err *e)
+{
+    if (!c->template) {
+        return tmpl_render_builtin(c->builtin, context, c->bos, c->eos, out, e);
+    }
+    struct tmpl_arena *arena = NULL;
+    enum err_code code = tmpl_arena_create(NAMES_BYTES_MAX, &arena, e);
+    struct tmpl_value *names = code ? NULL : token_names(c, arena);
+    if (!code && !names) {
+        code = err_set(e, ERR_NOMEM, "out of memory for a chat template's names");
+    }
+    if (!code) {
+        code = tmpl_render(c->template, context, names, clock_unix_s(), out, e);
+    }
+    tmpl_arena_destroy(arena);
+    return code;
+}
