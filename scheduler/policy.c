@@ -35,7 +35,7 @@ uint32_t sch_cost_rows(const struct sch_cost *c, uint64_t us)
     if (c->n <= 0) {
         return UINT32_MAX;
     }
-    double rows = ((double)us - c->a_us) / c->b_us;
+    double rows = ((double)us - c->a_us) / c->b_us + 0.5;
     if (rows < 0) {
         return 0;
     }

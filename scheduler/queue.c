@@ -30,6 +30,10 @@ void sch_queue_enter(struct sch *s, struct sch_seq *q)
     if (q->deadline_us && q->deadline_us < s->waiting_deadline_us) {
         s->waiting_deadline_us = q->deadline_us;
     }
+    if (atomic_load_explicit(&q->st->cancelled, memory_order_relaxed)) {
+        /* The flag may have been looked at while q was still in the inbox. */
+        atomic_store_explicit(&s->cancel_seen, true, memory_order_relaxed);
+    }
 }
 
 /* Takes q out of where its phase has it. */

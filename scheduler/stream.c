@@ -63,13 +63,14 @@ uint32_t sch_stream_room(struct sch_stream *st)
 /* Called with mu held, after an event went in; returns with it free. */
 static void wake_and_unlock(struct sch_stream *st, bool was_empty)
 {
-    if (!was_empty || !st->wake || st->reader_gone) {
+    void (*wake)(void *arg) = st->wake;
+    if (!was_empty || !wake) {
         (void)pthread_mutex_unlock(&st->mu);
         return;
     }
     st->waking = true;
     (void)pthread_mutex_unlock(&st->mu);
-    st->wake(st->wake_arg);
+    wake(st->wake_arg);
     (void)pthread_mutex_lock(&st->mu);
     st->waking = false;
     (void)pthread_cond_signal(&st->wake_done);
@@ -195,10 +196,11 @@ void sch_stream_release(struct sch_stream *st)
         sch_cancel(st);
     }
     (void)pthread_mutex_lock(&st->mu);
-    st->reader_gone = true;
+    st->wake = NULL; /* none begins any more; one may be under way */
     while (st->waking) {
         (void)pthread_cond_wait(&st->wake_done, &st->mu);
     }
+    st->reader_gone = true; /* not before: from here on the scheduler may free it */
     bool last = st->scheduler_gone;
     (void)pthread_mutex_unlock(&st->mu);
     if (last) {

@@ -46,7 +46,9 @@ void rig_open(struct rig *r, const struct fake_options *fake, const struct sch_o
                            .chunk_tok = info->chunk_tok,
                            .chunk_bytes = info->chunk_bytes,
                            .n_seq_tok_max = info->n_ctx};
-    assert_int_equal(kv_store_create(&k, &r->kv, &e), ERR_OK);
+    if (kv_store_create(&k, &r->kv, &e)) {
+        fail_msg("%s", e.msg);
+    }
     struct sch_options o = options ? *options : (struct sch_options){0};
     o.eng = r->g;
     o.kv = r->kv;

@@ -11,7 +11,7 @@ struct rig {
     struct eng *g;
     struct kv_store *kv;
     struct sch *s;
-    uint64_t now_us;     /* the scheduler's clock */
+    _Atomic uint64_t now_us; /* the scheduler's clock */
     uint32_t step_us;    /* what a step of the engine adds to it … */
     uint32_t row_us;     /* … and each of its rows */
     uint32_t n_tok_max;  /* of prompt and answer */

@@ -68,10 +68,492 @@ static void test_together_as_alone(void **state)
     rig_close(&r);
 }
 
+/* No slicing, budget or chunk size changes an answer. */
+static void test_slicing_does_not_matter(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t n_step_tok_max, itl_target_us, n_running_max, chunk_tok, n_event_max;
+    } cases[] = {{0, 0, 64, 64, 1024}, {7, 0, 64, 64, 1024}, {0, 1, 5, 16, 3}, {1, 0, 1, 128, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct rig r;
+        rig_open(&r, &(struct fake_options){.seed = 1, .chunk_tok = cases[i].chunk_tok},
+                 &(struct sch_options){.n_step_tok_max = cases[i].n_step_tok_max,
+                                       .itl_target_us = cases[i].itl_target_us,
+                                       .n_running_max = cases[i].n_running_max,
+                                       .n_event_max = cases[i].n_event_max},
+                 0);
+        run_mixed(&r);
+        rig_close(&r);
+    }
+}
+
+static void test_finish_reasons(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, &(struct fake_options){.never_eog = true}, NULL, 0);
+    int32_t tokens[512];
+    rig_prompt(&r, 5, tokens, 512);
+    struct reader q;
+
+    struct sch_request req = rig_request(tokens, 10, 7);
+    reader_open(&r, &q, req);
+    rig_run(&r, &q, 1);
+    reader_check(&r, &q, &req);
+    assert_int_equal(q.end.finish, SCH_FINISH_LENGTH);
+    assert_int_equal(q.n, 7);
+    int32_t third = q.ids[2];
+    reader_close(&q);
+
+    req.stop_ids = &third;
+    req.n_stop_id = 1;
+    for (int keep = 0; keep < 2; keep++) {
+        req.keep_stop = keep;
+        reader_open(&r, &q, req);
+        rig_run(&r, &q, 1);
+        reader_check(&r, &q, &req);
+        assert_int_equal(q.end.finish, SCH_FINISH_STOP);
+        assert_false(q.has_stop);
+        assert_int_equal(q.n, 3);
+        reader_close(&q);
+    }
+
+    req = rig_request(tokens, 500, 100); /* cut to the context of 512 */
+    reader_open(&r, &q, req);
+    rig_run(&r, &q, 1);
+    reader_check(&r, &q, &req);
+    assert_int_equal(q.n, 12);
+    reader_close(&q);
+
+    req = rig_request(tokens, 512, 0); /* prefill alone may fill the context */
+    reader_open(&r, &q, req);
+    rig_run(&r, &q, 1);
+    assert_int_equal(q.end.finish, SCH_FINISH_LENGTH);
+    assert_int_equal(q.n, 0);
+    reader_close(&q);
+    rig_close(&r);
+}
+
+static void test_minimum(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, &(struct fake_options){.eog_permille = 300}, NULL, 0);
+    int32_t tokens[8];
+    uint32_t n_longer = 0;
+    for (uint32_t i = 0; i < 40; i++) {
+        struct reader q;
+        rig_prompt(&r, i, tokens, 8);
+        struct sch_request req = rig_request(tokens, 8, 60);
+        req.n_gen_min = 20;
+        reader_open(&r, &q, req);
+        rig_run(&r, &q, 1);
+        reader_check(&r, &q, &req);
+        assert_true(q.n > 20);
+        for (uint32_t k = 0; k < 20; k++) {
+            assert_false(eng_is_eog(r.g, q.ids[k]));
+        }
+        reader_close(&q);
+        req.n_gen_min = 0;
+        req.ignore_eos = true;
+        reader_open(&r, &q, req);
+        rig_run(&r, &q, 1);
+        reader_check(&r, &q, &req);
+        n_longer += q.n == 60;
+        reader_close(&q);
+    }
+    assert_int_equal(n_longer, 40);
+    rig_close(&r);
+}
+
+static void test_prompt_logprobs(void **state)
+{
+    (void)state;
+    for (uint32_t n_event_max = 4; n_event_max <= 1024; n_event_max *= 16) {
+        struct rig r;
+        rig_open(&r, &(struct fake_options){.n_step_out_max = 64},
+                 &(struct sch_options){.n_event_max = n_event_max, .n_running_max = 8}, 0);
+        int32_t tokens[200];
+        rig_prompt(&r, 3, tokens, 200);
+        struct sch_request req = rig_request(tokens, 200, 5);
+        req.prompt_logprobs = true;
+        req.sample.n_top_logprob = 3;
+        req.sample.want_logprob = true;
+        struct sample_scratch *c = NULL;
+        struct err e;
+        assert_int_equal(sample_scratch_create(r.g->info.n_vocab, &c, &e), ERR_OK);
+        float *logits = malloc(r.g->info.n_vocab * sizeof *logits);
+        struct reader q;
+        reader_open(&r, &q, req);
+        int32_t all[205];
+        memcpy(all, tokens, sizeof tokens);
+        uint32_t at = 1;
+        struct sch_event ev = {0};
+        while (ev.kind != SCH_EVENT_END) {
+            (void)sch_step(r.s);
+            while (sch_stream_next(q.st, &ev) && ev.kind == SCH_EVENT_TOKEN) {
+                assert_int_equal(ev.of_prompt, at < 200);
+                all[at] = at < 200 ? all[at] : ev.id;
+                assert_int_equal(ev.id, all[at]);
+                struct sample_result want;
+                fake_logits(r.g, all, at, logits);
+                sample_score(&req.sample, c, logits, ev.id, &want);
+                assert_non_null(ev.logprobs);
+                assert_memory_equal(ev.logprobs, &want, sizeof want);
+                at++;
+            }
+        }
+        assert_int_equal(at, 205);
+        reader_close(&q);
+
+        req.n_gen_max = 0; /* echo alone */
+        req.sample.want_logprob = false;
+        req.sample.n_top_logprob = 0;
+        reader_open(&r, &q, req);
+        rig_run(&r, &q, 1);
+        assert_int_equal(q.n_of_prompt, 199);
+        assert_int_equal(q.n, 0);
+        assert_int_equal(q.end.finish, SCH_FINISH_LENGTH);
+        reader_close(&q);
+        free(logits);
+        sample_scratch_destroy(c);
+        rig_close(&r);
+    }
+}
+
+static enum err_code try_submit(struct rig *r, struct sch_request req, struct err *e)
+{
+    struct sch_stream *st = NULL;
+    enum err_code code = sch_submit(r->s, &req, &st, e);
+    assert_true(!st == (code != ERR_OK));
+    sch_stream_release(st);
+    return code;
+}
+
+static void test_bad_requests(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, NULL, NULL, 4); /* 4 chunks of 64 tokens */
+    int32_t tokens[600] = {0};
+    struct err e;
+    struct sch_request req = rig_request(tokens, 10, 5);
+    req.n_tok = 0;
+    assert_int_equal(try_submit(&r, req, &e), ERR_INVALID);
+    req.n_tok = 256;
+    assert_int_equal(try_submit(&r, req, &e), ERR_LIMIT);
+    assert_non_null(strstr(e.msg, "KV memory of 256 tokens"));
+    req.n_tok = 255;
+    assert_int_equal(try_submit(&r, req, &e), ERR_OK);
+    tokens[9] = (int32_t)r.g->info.n_vocab;
+    req.n_tok = 10;
+    assert_int_equal(try_submit(&r, req, &e), ERR_INVALID);
+    assert_non_null(strstr(e.msg, "prompt token 9 is 320"));
+    tokens[9] = -1;
+    assert_int_equal(try_submit(&r, req, &e), ERR_INVALID);
+    tokens[9] = 0;
+    const char *stops[SCH_STOP_MAX + 1] = {"a", ""};
+    req.stop = stops;
+    req.n_stop = 2;
+    assert_int_equal(try_submit(&r, req, &e), ERR_INVALID);
+    req.n_stop = SCH_STOP_MAX + 1;
+    assert_int_equal(try_submit(&r, req, &e), ERR_INVALID);
+    struct sch_stats st;
+    sch_get_stats(r.s, &st);
+    assert_int_equal(st.n_rejected, 6);
+    assert_int_equal(st.n_submitted, 1);
+    rig_close(&r);
+}
+
+static void test_queue_bound(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, NULL, &(struct sch_options){.n_queued_max = 5, .n_running_max = 2}, 0);
+    int32_t tokens[4] = {9, 8, 7, 6};
+    struct sch_request req = rig_request(tokens, 4, 30);
+    req.ignore_eos = true;
+    struct reader q[7];
+    struct err e;
+    for (int i = 0; i < 5; i++) {
+        reader_open(&r, &q[i], req);
+    }
+    assert_int_equal(try_submit(&r, req, &e), ERR_FULL);
+    assert_non_null(strstr(e.msg, "queue is full"));
+    (void)sch_step(r.s); /* two run now, three wait */
+    struct sch_stats st;
+    sch_get_stats(r.s, &st);
+    assert_int_equal(st.n_running, 2);
+    assert_int_equal(st.n_queued, 3);
+    reader_open(&r, &q[5], req);
+    reader_open(&r, &q[6], req);
+    assert_int_equal(try_submit(&r, req, &e), ERR_FULL);
+    rig_run(&r, q, 7);
+    for (int i = 0; i < 7; i++) {
+        reader_check(&r, &q[i], &req);
+        assert_true(i < 2 ? q[i].end.queue_us == 0 : q[i].end.queue_us > 0);
+        assert_true(q[i].end.ttft_us > q[i].end.queue_us);
+        assert_true(q[i].end.total_us > q[i].end.ttft_us);
+        reader_close(&q[i]);
+    }
+    sch_get_stats(r.s, &st);
+    assert_int_equal(st.n_gen_tok, 7 * 30);
+    assert_int_equal(st.n_prompt_tok, 7 * 4);
+    assert_int_equal(st.ttft.n, 7);
+    assert_int_equal(st.itl.n, 7 * 29);
+    assert_int_equal(st.e2e.n, 7);
+    assert_int_equal(st.n_rejected, 2);
+    assert_int_equal(st.step.n, st.n_step);
+    rig_close(&r);
+}
+
+/* In whatever phase: the END comes with the next step, and memory is back. */
+static void test_cancel_in_each_phase(void **state)
+{
+    (void)state;
+    for (int phase = 0; phase < 5; phase++) {
+        struct rig r;
+        rig_open(&r, NULL,
+                 &(struct sch_options){.n_running_max = 1, .n_step_tok_max = 16, .n_event_max = 8},
+                 0);
+        int32_t tokens[100];
+        rig_prompt(&r, 1, tokens, 100);
+        struct sch_request req = rig_request(tokens, 100, 300);
+        req.ignore_eos = true;
+        struct reader other;
+        struct reader q;
+        if (phase == 1) { /* 1: it waits behind another */
+            reader_open(&r, &other, req);
+        }
+        reader_open(&r, &q, req);
+        /* 0: in the inbox; 2: prefill; 3: decode; 4: its reader has no room */
+        static const int n_step[] = {0, 3, 3, 10, 40};
+        for (int i = 0; i < n_step[phase]; i++) {
+            (void)sch_step(r.s);
+            if (phase == 3) {
+                (void)reader_drain(&q);
+            }
+        }
+        uint64_t n_active = phase == 0 ? 0 : 2;
+        struct sch_stats st;
+        sch_get_stats(r.s, &st);
+        assert_int_equal(st.kv.n_frame_active, n_active);
+        sch_cancel(q.st);
+        sch_cancel(q.st);
+        assert_true(sch_step(r.s));
+        (void)reader_drain(&q);
+        assert_int_equal(q.n_end, 1);
+        assert_int_equal(q.end.finish, SCH_FINISH_CANCELLED);
+        assert_true(phase != 3 || q.n > 0);
+        assert_true(phase != 4 || q.n == 8);
+        sch_get_stats(r.s, &st);
+        assert_int_equal(st.kv.n_frame_active, phase == 1 ? 2 : 0);
+        sch_cancel(q.st); /* after the END: nothing */
+        (void)sch_step(r.s);
+        assert_int_equal(reader_drain(&q), 0);
+        reader_close(&q);
+        if (phase == 1) {
+            reader_close(&other); /* released without reading: cancels */
+            assert_true(sch_step(r.s));
+            sch_get_stats(r.s, &st);
+            assert_int_equal(st.n_finished[SCH_FINISH_CANCELLED], 2);
+        }
+        rig_close(&r);
+    }
+}
+
+static void test_deadlines(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, NULL, &(struct sch_options){.n_running_max = 1}, 0);
+    int32_t tokens[4] = {9, 8, 7, 6};
+    struct sch_request req = rig_request(tokens, 4, 400);
+    req.ignore_eos = true;
+    req.deadline_us = r.now_us + 60000;
+    struct reader q[3];
+    reader_open(&r, &q[0], req); /* passes while it runs: a step takes 1.1 ms */
+    req.deadline_us = r.now_us + 20000;
+    reader_open(&r, &q[1], req); /* passes while it waits */
+    req.deadline_us = r.now_us + 10000000;
+    reader_open(&r, &q[2], req);
+    rig_run(&r, q, 3);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(q[i].end.finish, SCH_FINISH_ERROR);
+        assert_int_equal(q[i].error.code, ERR_TIMEOUT);
+    }
+    assert_in_range(q[0].n, 50, 60);
+    assert_int_equal(q[1].n, 0);
+    assert_true(q[1].end.total_us < 23000);
+    reader_check(&r, &q[2], &req);
+    for (int i = 0; i < 3; i++) {
+        reader_close(&q[i]);
+    }
+    rig_close(&r);
+}
+
+static void test_engine_error(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, NULL, &(struct sch_options){.n_running_max = 2}, 0);
+    int32_t tokens[40];
+    rig_prompt(&r, 6, tokens, 40);
+    struct sch_request req = rig_request(tokens, 40, 20);
+    struct reader q[4];
+    for (int i = 0; i < 4; i++) {
+        reader_open(&r, &q[i], req);
+    }
+    for (int i = 0; i < 5; i++) {
+        (void)sch_step(r.s);
+    }
+    fake_engine_fail_next(r.g, 1);
+    rig_run(&r, q, 4);
+    for (int i = 0; i < 4; i++) {
+        if (i < 2) { /* both were in the failing step */
+            assert_int_equal(q[i].end.finish, SCH_FINISH_ERROR);
+            assert_int_equal(q[i].error.code, ERR_INTERNAL);
+            assert_non_null(strstr(q[i].error.msg, "told to fail"));
+        } else {
+            reader_check(&r, &q[i], &req);
+        }
+        reader_close(&q[i]);
+    }
+    rig_close(&r);
+}
+
+/* A wake comes once for every time the ring was empty, not once for every event. */
+static void test_wakes(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, NULL, NULL, 0);
+    int32_t tokens[4] = {5, 6, 7, 8};
+    struct sch_request req = rig_request(tokens, 4, 20);
+    req.ignore_eos = true;
+    struct reader q;
+    reader_open(&r, &q, req);
+    assert_int_equal(q.n_wake, 0);
+    for (int i = 0; i < 6; i++) {
+        (void)sch_step(r.s);
+    }
+    assert_int_equal(q.n_wake, 1);
+    assert_int_equal(reader_drain(&q), 6);
+    (void)sch_step(r.s);
+    assert_int_equal(q.n_wake, 2);
+    rig_run(&r, &q, 1);
+    assert_int_equal(q.n, 20);
+    assert_int_equal(q.n_wake,
+                     14); /* one was unread before; the last token and the END came together */
+    reader_close(&q);
+    rig_close(&r);
+}
+
+/* With a = 4 ms and b = 100 µs a row: a step beside decodes takes about the target, though a prompt
+ * of 1500 tokens is being computed; without decodes it may take far longer. */
+static void test_long_prompt_freezes_nobody(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, &(struct fake_options){.n_ctx = 4096, .n_step_tok_max = 4096},
+             &(struct sch_options){.itl_target_us = 12000}, 0);
+    r.step_us = 4000;
+    static int32_t tokens[2000];
+    rig_prompt(&r, 2, tokens, 2000);
+    struct reader q[3];
+    struct sch_request chat = rig_request(tokens, 20, 2000);
+    chat.ignore_eos = true;
+    reader_open(&r, &q[0], chat);
+    for (int i = 0; i < 30; i++) {
+        (void)sch_step(r.s);
+        (void)reader_drain(&q[0]);
+    }
+    reader_open(&r, &q[1], rig_request(tokens, 2000, 1));
+    uint64_t worst_us = 0;
+    uint32_t n_step = 0;
+    uint32_t n_short = 0;
+    bool asked = false;
+    bool answered = false;
+    while (!q[1].n_end) {
+        uint64_t t = r.now_us;
+        (void)sch_step(r.s);
+        n_step++;
+        worst_us = n_step > 4 && r.now_us - t > worst_us ? r.now_us - t : worst_us;
+        (void)reader_drain(&q[0]);
+        (void)reader_drain(&q[1]);
+        if (n_step == 8) { /* a short prompt arrives behind the long one */
+            reader_open(&r, &q[2], rig_request(tokens, 30, 1));
+            asked = true;
+        }
+        if (asked && !answered) {
+            (void)reader_drain(&q[2]);
+            n_short++;
+            answered = q[2].n_end == 1;
+        }
+    }
+    print_message("%u steps for 2000 tokens, the longest %u us; short prompt after %u steps\n",
+                  n_step, (unsigned)worst_us, n_short);
+    assert_true(worst_us <= 13000);
+    assert_in_range(n_step, 20, 45); /* 80 rows a step would be 26 */
+    assert_true(answered && n_short <= 3);
+    for (int i = 0; i < 3; i++) {
+        reader_close(&q[i]);
+    }
+    rig_close(&r);
+}
+
+/* One tenant sends a hundred requests, another then five: they do not wait for the hundred. */
+static void test_tenants_take_turns(void **state)
+{
+    (void)state;
+    static struct reader q[105];
+    for (int unfair = 0; unfair < 2; unfair++) {
+        struct rig r;
+        rig_open(&r, NULL,
+                 &(struct sch_options){.n_running_max = 4, .wait_max_us = unfair ? 1 : 60000000},
+                 0);
+        int32_t tokens[50];
+        rig_prompt(&r, 2, tokens, 50);
+        struct sch_request req = rig_request(tokens, 50, 20);
+        req.ignore_eos = true;
+        uint64_t first_us = r.now_us;
+        for (int i = 0; i < 105; i++) {
+            req.tenant = i < 100 ? "flood" : "calm";
+            reader_open(&r, &q[i], req);
+            r.now_us += 10;
+        }
+        rig_run(&r, q, 105);
+        uint64_t all_us = r.now_us - first_us;
+        uint64_t calm_us = 0;
+        for (int i = 0; i < 105; i++) {
+            calm_us = i >= 100 && q[i].end.total_us > calm_us ? q[i].end.total_us : calm_us;
+            reader_close(&q[i]);
+        }
+        print_message("all %u ms, the calm tenant done after %u ms\n", (unsigned)(all_us / 1000),
+                      (unsigned)(calm_us / 1000));
+        /* With a limit of 1 µs on the wait it is first come, first served. */
+        assert_true(unfair ? calm_us > all_us * 9 / 10 : calm_us < all_us / 4);
+        rig_close(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone),
+        cmocka_unit_test(test_slicing_does_not_matter),
+        cmocka_unit_test(test_finish_reasons),
+        cmocka_unit_test(test_minimum),
+        cmocka_unit_test(test_prompt_logprobs),
+        cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_queue_bound),
+        cmocka_unit_test(test_cancel_in_each_phase),
+        cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_engine_error),
+        cmocka_unit_test(test_wakes),
+        cmocka_unit_test(test_long_prompt_freezes_nobody),
+        cmocka_unit_test(test_tenants_take_turns),
     };
     return cmocka_run_group_tests_name("scheduler", tests, NULL, NULL);
 }
