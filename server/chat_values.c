@@ -1,57 +1,16 @@
 #include "server/chat_values.h"
 
 #include "base/buf.h"
+#include "server/json_value.h"
 #include "server/openai_fields.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-#define INTEGER_EXACT 0x1.0p53
 
 static bool out_of_memory(struct srv_fail *f)
 {
     return srv_fail(f, 400, "request_too_large", "messages",
                     "the messages take more memory than one request may");
-}
-
-/* cJSON has passed the strict check, so the nesting is bounded. NULL when the arena is spent. */
-static struct tmpl_value *value_of(struct tmpl_arena *a, const cJSON *v)
-{
-    const cJSON *item = NULL;
-    if (cJSON_IsString(v)) {
-        return tmpl_string(a, v->valuestring, strlen(v->valuestring));
-    }
-    if (cJSON_IsNumber(v)) {
-        double x = v->valuedouble;
-        return x == floor(x) && fabs(x) < INTEGER_EXACT ? tmpl_int(a, (int64_t)x)
-                                                        : tmpl_float(a, x);
-    }
-    if (cJSON_IsBool(v)) {
-        return tmpl_bool(a, cJSON_IsTrue(v));
-    }
-    if (cJSON_IsArray(v)) {
-        struct tmpl_value *list = tmpl_list(a);
-        cJSON_ArrayForEach(item, v)
-        {
-            if (!list || !tmpl_list_add(a, list, value_of(a, item))) {
-                return NULL;
-            }
-        }
-        return list;
-    }
-    if (cJSON_IsObject(v)) {
-        struct tmpl_value *map = tmpl_map(a);
-        cJSON_ArrayForEach(item, v)
-        {
-            if (!map ||
-                !tmpl_map_set(a, map, item->string, strlen(item->string), value_of(a, item))) {
-                return NULL;
-            }
-        }
-        return map;
-    }
-    return tmpl_none(a);
 }
 
 static bool join_parts(const cJSON *parts, size_t i_message, struct buf *out, struct srv_fail *f)
@@ -157,9 +116,9 @@ static bool add_message(const cJSON *message, size_t i_message, struct tmpl_aren
     cJSON_ArrayForEach(field, message)
     {
         bool done = strcmp(field->string, "role") == 0 || strcmp(field->string, "content") == 0;
-        fits = fits &&
-               (done || cJSON_IsNull(field) ||
-                tmpl_map_set(a, map, field->string, strlen(field->string), value_of(a, field)));
+        fits = fits && (done || cJSON_IsNull(field) ||
+                        tmpl_map_set(a, map, field->string, strlen(field->string),
+                                     srv_json_value(a, field)));
     }
     return (fits && tmpl_list_add(a, list, map)) || out_of_memory(f);
 }
@@ -183,7 +142,8 @@ bool srv_chat_context(const struct srv_request *r, struct tmpl_arena *a,
     /* The request's own names come first, so that ours below win over them. */
     cJSON_ArrayForEach(item, r->template_kwargs)
     {
-        if (!tmpl_map_set(a, context, item->string, strlen(item->string), value_of(a, item))) {
+        if (!tmpl_map_set(a, context, item->string, strlen(item->string),
+                          srv_json_value(a, item))) {
             return out_of_memory(f);
         }
     }
