@@ -274,6 +274,14 @@ static int compare_double(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Of sorted values, between neighbours in proportion. */
+static double quantile(const double *v, uint64_t n, double q)
+{
+    double at = q * (double)(n - 1);
+    uint64_t i = (uint64_t)at;
+    return i + 1 < n ? v[i] + (v[i + 1] - v[i]) * (at - (double)i) : v[i];
+}
+
 static void print_score(const struct perplexity *p, struct score *s)
 {
     double ppl = exp(s->nll / (double)s->n);
@@ -287,8 +295,8 @@ static void print_score(const struct perplexity *p, struct score *s)
             sum += s->kl[i];
         }
         qsort(s->kl, s->n_row, sizeof *s->kl, compare_double);
-        double median = (s->kl[(s->n_row - 1) / 2] + s->kl[s->n_row / 2]) / 2;
-        double p99 = s->kl[(uint64_t)(0.99 * (double)(s->n_row - 1))];
+        double median = quantile(s->kl, s->n_row, 0.5);
+        double p99 = quantile(s->kl, s->n_row, 0.99);
         (void)printf(json ? ",\"kl_mean\":%.8g,\"kl_median\":%.8g,\"kl_p99\":%.8g,"
                             "\"kl_max\":%.8g,\"top1_agreement\":%.6f"
                           : "KL divergence from the reference: mean %.6g, median %.6g, p99 %.6g, "
