@@ -28,7 +28,7 @@ static const char *const isa_names[KERN_ISA_END] = {
 #define BIT_OSXSAVE (1u << 27)
 #define BIT_F16C    (1u << 29)
 /* CPUID.7.0:EBX, ECX, EDX; CPUID.7.1:EAX */
-#define BITS_AVX2        (1u << 5)
+#define BITS_AVX2        (1u << 3 | 1u << 5 | 1u << 8)               /* BMI1 AVX2 BMI2 */
 #define BITS_AVX512_EBX  (1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) /* F DQ BW VL */
 #define BITS_AVX512_ECX  (1u << 11)                                  /* VNNI */
 #define BITS_AMX_ECX     (1u << 1 | 1u << 6)                         /* VBMI VBMI2 */

@@ -16,9 +16,11 @@
 #define HUGE_PAGE       ((size_t)2 << 20)
 #define SLAB_BYTES      ((size_t)64 << 20)
 #define DATA_ALIGN      64
-#define N_JOB_BATCH     1024        /* jobs of one parallel phase; more run as several phases */
+#define DATA_PAD        64   /* kernels may read a vector that begins at a weight\'s last byte */
+#define N_JOB_BATCH     1024 /* jobs of one parallel phase; more run as several phases */
 #define PACK_ITEM       (64 * 1024) /* bytes one item packs at least */
 #define ITEM_ELEM_MIN   65536       /* weights one item multiplies at least: some microseconds */
+#define FEW_TOK         32          /* rows up to which memory and not arithmetic is the limit */
 #define ITEM_PER_THREAD 8           /* so that a thread that was held up costs little */
 
 /* Packed weights lie in slabs on huge pages: a model with thousands of small expert matrices must
@@ -156,6 +158,9 @@ static const struct gemm_kernel *kernel_for(enum kern_isa isa, enum gguf_type ty
 {
     const struct gemm_kernel *k = NULL;
 #if defined(__x86_64__)
+    if (isa == KERN_AMX && (k = gemm_amx_kernel(type))) {
+        return k;
+    }
     if (isa == KERN_AVX2) {
         k = gemm_float_kernel_avx2(type);
     } else if (isa == KERN_AVX512 || isa == KERN_AMX) {
@@ -208,7 +213,7 @@ enum err_code gemm_weight_pack(struct gemm_ctx *c, enum gguf_type type, uint32_t
     }
     struct slab *slab = NULL;
     w.n_byte = (size_t)n_byte;
-    w.data = slab_take(c, w.n_byte, &slab);
+    w.data = slab_take(c, w.n_byte + DATA_PAD, &slab);
     if (!w.data) {
         return err_set(e, ERR_NOMEM, "out of memory for %zu bytes of packed weights", w.n_byte);
     }
@@ -236,15 +241,56 @@ void gemm_weight_row(const struct gemm_ctx *c, const struct gemm_weight *w, uint
     ((const struct gemm_kernel *)w->kernel)->row(w, row, dst);
 }
 
+struct act_work {
+    const struct gemm_kernel *kernel;
+    const struct gemm_act *act;
+};
+
+static void act_item(void *arg, uint32_t item, uint32_t worker)
+{
+    const struct act_work *a = arg;
+    (void)worker;
+    a->kernel->act_make(a->act, item);
+}
+
+/* Aligned for vectors, and on huge pages where it is large. */
+static enum err_code act_grow(struct gemm_act *act, size_t n_byte, struct err *e)
+{
+    if (n_byte <= act->cap) {
+        return ERR_OK;
+    }
+    void *data;
+    size_t align = n_byte >= HUGE_PAGE ? HUGE_PAGE : DATA_ALIGN;
+    if (posix_memalign(&data, align, units_align(n_byte, align)) != 0) {
+        return err_set(e, ERR_NOMEM, "out of memory for %zu bytes of activations", n_byte);
+    }
+    if (align == HUGE_PAGE) {
+        (void)madvise(data, units_align(n_byte, align), MADV_HUGEPAGE);
+    }
+    free(act->data);
+    act->data = data;
+    act->cap = n_byte;
+    return ERR_OK;
+}
+
 enum err_code gemm_act_prepare(struct gemm_ctx *c, const struct gemm_weight *w, const float *x,
                                size_t ldx, uint32_t n_tok, struct gemm_act *act, struct err *e)
 {
-    (void)c;
-    (void)e;
+    const struct gemm_kernel *kernel = w->kernel;
+    if (kernel->act_bytes) {
+        enum err_code code = act_grow(act, kernel->act_bytes(w->n_in, n_tok), e);
+        if (code != ERR_OK) {
+            return code;
+        }
+    }
     act->n_tok = n_tok;
     act->n_in = w->n_in;
     act->x = x;
     act->ldx = ldx;
+    if (kernel->act_make) {
+        struct act_work a = {kernel, act};
+        eng_pool_run(c->pool, ceil_div(n_tok, ACT_TOK_BLOCK), act_item, &a);
+    }
     return ERR_OK;
 }
 
@@ -266,8 +312,12 @@ static uint32_t cut_job(const struct gemm_ctx *c, const struct gemm_job *job, st
     uint64_t group_min = elem < ITEM_ELEM_MIN ? ITEM_ELEM_MIN / elem : 1;
     pj->n_group = n_group / n_item_want;
     pj->n_group = pj->n_group < k->n_group_max ? pj->n_group : k->n_group_max;
-    if (n_tok <= 16 && pj->n_group > group_min) {
+    if (n_tok <= FEW_TOK && pj->n_group > group_min) {
         pj->n_group = (uint32_t)group_min;
+    }
+    /* Whole runs of the groups that work together, unless threads would go without. */
+    if (n_group / k->n_group_few >= c->n_thread) {
+        pj->n_group = ceil_div(pj->n_group, k->n_group_few) * k->n_group_few;
     }
     pj->n_group = pj->n_group ? pj->n_group : 1;
     uint32_t n_item_group = ceil_div(n_group, pj->n_group);

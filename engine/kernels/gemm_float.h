@@ -23,8 +23,8 @@ void gemm_float_run(const struct gemm_part *p, gemm_float_block_fn *block);
 #define GEMM_FLOAT_KERNEL(NAME, RUN)                                                               \
     {                                                                                              \
         .name = NAME, .act = GEMM_ACT_F32, .group_out = FLOAT_GROUP_OUT, .n_group_max = 8,         \
-        .tok_block = 1, .group_bytes = gemm_float_group_bytes, .pack = gemm_float_pack,            \
-        .row = gemm_float_row, .run = RUN,                                                         \
+        .n_group_few = 1, .tok_block = 1, .group_bytes = gemm_float_group_bytes,                   \
+        .pack = gemm_float_pack, .row = gemm_float_row, .run = RUN,                                \
     }
 
 #endif

@@ -33,6 +33,7 @@ struct gemm_kernel {
     enum gemm_act_kind act;
     uint32_t group_out;   /* outputs of one group; the last group of a weight may hold fewer */
     uint32_t n_group_max; /* groups of one item at most */
+    uint32_t n_group_few; /* groups that few rows share best; a power of two */
     uint32_t tok_block;   /* row ranges begin at multiples of this */
     /* Packed bytes of one full group. Rows missing from the last group are there as zeros. */
     size_t (*group_bytes)(enum gguf_type type, uint32_t n_in);
@@ -40,13 +41,20 @@ struct gemm_kernel {
     void (*pack)(const struct gemm_weight *w, const uint8_t *src, uint32_t group, uint8_t *dst);
     void (*row)(const struct gemm_weight *w, uint32_t row, float *dst);
     void (*run)(const struct gemm_part *p);
+    /* Bytes of act.data for so many rows, and the making of rows [ACT_TOK_BLOCK i, + ACT_TOK_BLOCK)
+     * of it. NULL for GEMM_ACT_F32. */
+    size_t (*act_bytes)(uint32_t n_in, uint32_t n_tok);
+    void (*act_make)(const struct gemm_act *act, uint32_t i);
 };
+
+#define ACT_TOK_BLOCK 16
 
 /* Tables of what each translation unit offers; NULL: no kernel for the type there. */
 const struct gemm_kernel *gemm_generic_kernel(enum kern_isa isa, enum gguf_type type);
 #if defined(__x86_64__)
 const struct gemm_kernel *gemm_float_kernel_avx2(enum gguf_type type);
 const struct gemm_kernel *gemm_float_kernel_avx512(enum gguf_type type);
+const struct gemm_kernel *gemm_amx_kernel(enum gguf_type type);
 #endif
 
 static inline const uint8_t *gemm_group_data(const struct gemm_weight *w, uint32_t group)

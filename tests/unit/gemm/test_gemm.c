@@ -233,6 +233,135 @@ static void test_float_bits_across_isas(void **state)
     }
 }
 
+/* On AMX a weight is its exact f32 rounded to bf16, to nearest even: rows with a single one read
+ * each of them back. Scales of every size; NaN stays NaN. */
+static void test_amx_weights_are_rounded_once(void **state)
+{
+    struct machine *m = *state;
+    enum { N_OUT = 33, N_IN = 512 };
+    if (!m->ctx[KERN_AMX]) {
+        skip();
+    }
+    float *x = calloc((size_t)N_IN * N_IN, sizeof *x),
+          *w_f32 = malloc(sizeof *w_f32 * N_OUT * N_IN);
+    float *y = calloc((size_t)N_IN * N_OUT, sizeof *y);
+    for (int k = 0; k < N_IN; k++) {
+        x[k * N_IN + k] = 1.0f;
+    }
+    for (size_t t = 0; fix_types[t] != GGUF_TYPE_END; t++) {
+        enum gguf_type type = fix_types[t];
+        for (int flavour = FIX_NORMAL; flavour <= FIX_ZERO; flavour++) {
+            if (type == GGUF_TYPE_F32 || type == GGUF_TYPE_F16) {
+                continue;
+            }
+            uint8_t *src = fix_weights(type, N_OUT, N_IN, (enum fix_flavour)flavour, 5);
+            struct gemm_weight w = pack(m->ctx[KERN_AMX], type, N_OUT, N_IN, src);
+            quant_format_of(type)->dequant(src, w_f32, (size_t)N_OUT * N_IN);
+            multiply(m->ctx[KERN_AMX], &w, x, N_IN, NULL, false, y);
+            for (int o = 0; o < N_OUT; o++) {
+                for (int k = 0; k < N_IN; k++) {
+                    float f = w_f32[o * N_IN + k], got = y[k * N_OUT + o];
+                    float want =
+                        fabsf(f) < 0x1p-124f ? 0.0f : quant_bf16_to_f32(quant_f32_to_bf16(f));
+                    if (got != want && !(want == 0.0f && fabsf(got) < 0x1p-123f) &&
+                        !(isinf(want) && isnan(got))) { /* 0 x inf beside it */
+                        fail_msg("%s flavour %d: w[%d][%d] is %a, read as %a",
+                                 quant_format_of(type)->name, flavour, o, k, (double)f,
+                                 (double)got);
+                    }
+                }
+            }
+            gemm_weight_finish(&w);
+            free(src);
+        }
+    }
+    free(x);
+    free(y);
+    free(w_f32);
+}
+
+/* A scale that is NaN or infinite spoils its own row of the weight and no other. */
+static void test_special_scales_stay_in_their_row(void **state)
+{
+    struct machine *m = *state;
+    enum { N_OUT = 21, N_IN = 512, N_TOK = 19 };
+    float *x = malloc(sizeof *x * N_TOK * N_IN);
+    float *y = calloc(N_TOK * N_OUT, sizeof *y), *clean = calloc(N_TOK * N_OUT, sizeof *clean);
+    fix_activations(x, (size_t)N_TOK * N_IN, 11);
+    for (size_t t = 0; fix_types[t] != GGUF_TYPE_END; t++) {
+        enum gguf_type type = fix_types[t];
+        size_t row = fix_row_bytes(type, N_IN);
+        uint8_t *src = fix_weights(type, N_OUT, N_IN, FIX_NORMAL, 6);
+        uint8_t *bad = fix_weights(type, N_OUT, N_IN, FIX_SPECIAL, 6);
+        for (int i = 0; i < KERN_ISA_END; i++) {
+            if (!m->ctx[i]) {
+                continue;
+            }
+            struct gemm_weight w = pack(m->ctx[i], type, N_OUT, N_IN, src);
+            multiply(m->ctx[i], &w, x, N_TOK, NULL, false, clean);
+            gemm_weight_finish(&w);
+            memcpy(bad, src, row * 5); /* rows 5 and 17 stay spoilt */
+            memcpy(bad + 6 * row, src + 6 * row, row * 11);
+            memcpy(bad + 18 * row, src + 18 * row, row * 3);
+            w = pack(m->ctx[i], type, N_OUT, N_IN, bad);
+            multiply(m->ctx[i], &w, x, N_TOK, NULL, false, y);
+            gemm_weight_finish(&w);
+            for (int j = 0; j < N_TOK * N_OUT; j++) {
+                if (j % N_OUT == 5 || j % N_OUT == 17) {
+                    continue;
+                }
+                if (memcmp(&y[j], &clean[j], sizeof *y) != 0) {
+                    fail_msg("%s %s: output %d changed", kern_isa_name((enum kern_isa)i),
+                             quant_format_of(type)->name, j);
+                }
+            }
+        }
+        free(src);
+        free(bad);
+    }
+    free(x);
+    free(y);
+    free(clean);
+}
+
+/* Activations from zero through denormal to very large, and none of them finite in one row. */
+static void test_extreme_activations(void **state)
+{
+    struct machine *m = *state;
+    enum { N_OUT = 18, N_IN = 512, N_TOK = 6 };
+    float *x = malloc(sizeof *x * N_TOK * N_IN), *y = calloc(N_TOK * N_OUT, sizeof *y);
+    for (int k = 0; k < N_IN; k++) {
+        x[k] = 0.0f;
+        x[N_IN + k] = 1e-41f;
+        x[2 * N_IN + k] = k % 2 ? 1e30f : -1e30f;
+        x[3 * N_IN + k] = k == 77 ? __builtin_nanf("") : 1.0f;
+        x[4 * N_IN + k] = 1.0f;
+        x[5 * N_IN + k] = k == 5 ? 1e38f : 1e-38f;
+    }
+    for (size_t t = 0; fix_types[t] != GGUF_TYPE_END; t++) {
+        uint8_t *src = fix_weights(fix_types[t], N_OUT, N_IN, FIX_NORMAL, 8);
+        for (int i = 0; i < KERN_ISA_END; i++) {
+            if (!m->ctx[i]) {
+                continue;
+            }
+            struct gemm_weight w = pack(m->ctx[i], fix_types[t], N_OUT, N_IN, src);
+            multiply(m->ctx[i], &w, x, N_TOK, NULL, false, y);
+            for (int o = 0; o < N_OUT; o++) {
+                assert_true(y[o] == 0.0f);
+                assert_true(fabsf(y[N_OUT + o]) < 1e-36f);
+                assert_true(isfinite(y[2 * N_OUT + o]));
+                assert_true(isnan(y[3 * N_OUT + o]));
+                assert_true(isfinite(y[4 * N_OUT + o]) && y[4 * N_OUT + o] != 0.0f);
+                assert_false(isnan(y[5 * N_OUT + o]));
+            }
+            gemm_weight_finish(&w);
+        }
+        free(src);
+    }
+    free(x);
+    free(y);
+}
+
 static void test_refusals(void **state)
 {
     struct machine *m = *state;
@@ -258,6 +387,9 @@ int main(void)
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_bits_of_a_row),
         cmocka_unit_test(test_float_bits_across_isas),
+        cmocka_unit_test(test_amx_weights_are_rounded_once),
+        cmocka_unit_test(test_special_scales_stay_in_their_row),
+        cmocka_unit_test(test_extreme_activations),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests_name("gemm", tests, setup, teardown);

@@ -1,0 +1,445 @@
+/* From packed units to tiles of bf16. Every value is the type's exact f32 rounded to bf16, to
+ * nearest even; the comment at each says why the arithmetic before the rounding is exact.
+ *
+ * Codes of up to five bits go through a table per row: its values times the row's scale, rounded,
+ * then VPERMW with the codes. VPERMW takes the low five bits of each word and ignores the rest, so
+ * shifting the packed words is all the index preparation there is; tables of 16 are repeated so
+ * that the fifth bit does not matter. Wider codes are put into the mantissa of a float of known
+ * exponent and scaled by one fused multiply-add.
+ *
+ * What it costs (Golden Cove, two vector ports 0 and 5 of 512 bits): VPERMW one slot on each,
+ * VCVTNE2PS2BF16 two on each, shifts port 0, byte shuffles port 5, arithmetic either. Tables of two
+ * rows are made by one VCVTNE2PS2BF16 and spread by loads, which are free; half of the shifts are
+ * unaligned loads or byte-wise multi-shifts to keep port 0 from being the limit. */
+#include "engine/kernels/gemm_amx.h"
+
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* The compiler must neither drop nor delay stores that tile loads and reloads depend on. */
+#define MEMORY_BARRIER() __asm__ volatile("" ::: "memory")
+
+INLINE __m512 f16_load(const uint8_t *src)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)src));
+}
+
+INLINE __m512i u8_load(const uint8_t *src)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)src));
+}
+
+INLINE __m512i bf16_pair(__m512 low, __m512 high)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* One row's values of a table: q · s, or q · s + m. */
+INLINE __m512 scaled(__m512 q, const float *s, const float *m)
+{
+    return m ? _mm512_fmadd_ps(q, _mm512_set1_ps(*s), _mm512_set1_ps(*m))
+             : _mm512_mul_ps(q, _mm512_set1_ps(*s));
+}
+
+/* Nibbles of 16 rows through tables of 16 values: s [16], m [16] or NULL. */
+INLINE void tile_of_nibbles(const uint8_t *codes, __m512 q, const float *s, const float *m,
+                            uint16_t *tile)
+{
+    uint16_t tables[AMX_ROWS][16] __attribute__((aligned(64)));
+    const __m512i second =
+        _mm512_set1_epi64(0x3c342c241c140c04); /* bytes from bits 4, 12, 20, … of each 64 */
+#pragma GCC unroll 8
+    for (int r = 0; r < AMX_ROWS; r += 2) {
+        _mm512_store_si512(tables[r], bf16_pair(scaled(q, s + r, m ? m + r : NULL),
+                                                scaled(q, s + r + 1, m ? m + r + 1 : NULL)));
+    }
+    MEMORY_BARRIER();
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+        const __m512i words = _mm512_loadu_si512(codes + 64 * v);
+        const __m512i third = _mm512_loadu_si512(codes + 64 * v + 1);
+        const __m512i idx[4] = {words, _mm512_multishift_epi64_epi8(second, words), third,
+                                _mm512_srli_epi16(words, 12)};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            const __m512i table =
+                _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)tables[4 * v + i]));
+            _mm512_store_si512(tile + 32 * (4 * v + i), _mm512_permutexvar_epi16(idx[i], table));
+        }
+    }
+}
+
+/* Five-bit codes of 16 rows: q_low are the values of codes 0…15, q_high of 16…31. */
+INLINE void tile_of_fives(const uint8_t *codes, __m512 q_low, __m512 q_high, const float *s,
+                          const float *m, uint16_t *tile)
+{
+    __m512i last = _mm512_setzero_si512();
+#pragma GCC unroll 5
+    for (int v = 0; v < 5; v++) {
+        const __m512i words = _mm512_loadu_si512(codes + 64 * v);
+        const __m512i idx[3] = {words, _mm512_srli_epi16(words, 5), _mm512_srli_epi16(words, 10)};
+        last = _mm512_shldi_epi16(last, words, 1); /* the top bits make up row 15's codes */
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++) {
+            int r = 3 * v + i;
+            const __m512i table = bf16_pair(scaled(q_low, s + r, m ? m + r : NULL),
+                                            scaled(q_high, s + r, m ? m + r : NULL));
+            _mm512_store_si512(tile + 32 * r, _mm512_permutexvar_epi16(idx[i], table));
+        }
+    }
+    const __m512i table = bf16_pair(scaled(q_low, s + 15, m ? m + 15 : NULL),
+                                    scaled(q_high, s + 15, m ? m + 15 : NULL));
+    _mm512_store_si512(tile + 32 * 15, _mm512_permutexvar_epi16(last, table));
+}
+
+INLINE __m512 values_from(float first)
+{
+    const __m512 i = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_add_ps(i, _mm512_set1_ps(first));
+}
+
+/* d [2][16] f16 as floats. */
+INLINE void scales_of(const uint8_t *src, float s[2][AMX_ROWS])
+{
+    _mm512_store_ps(s[0], f16_load(src));
+    _mm512_store_ps(s[1], f16_load(src + 32));
+}
+
+/* x = d (q - 8): 11 bits times 4. */
+void amx_unpack_q4_0(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    (void)sub;
+    scales_of(unit, s);
+    tile_of_nibbles(unit + 64, values_from(-8), s[0], NULL, tiles);
+    tile_of_nibbles(unit + 320, values_from(-8), s[1], NULL, tiles + AMX_TILE);
+}
+
+/* x = d q + m: the product is exact, so the fused sum rounds as the plain one does. */
+void amx_unpack_q4_1(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    float m[2][AMX_ROWS] __attribute__((aligned(64)));
+    (void)sub;
+    scales_of(unit, s);
+    scales_of(unit + 64, m);
+    tile_of_nibbles(unit + 128, values_from(0), s[0], m[0], tiles);
+    tile_of_nibbles(unit + 384, values_from(0), s[1], m[1], tiles + AMX_TILE);
+}
+
+void amx_unpack_q5_0(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    (void)sub;
+    scales_of(unit, s);
+    for (int k = 0; k < 2; k++) {
+        tile_of_fives(unit + 64 + 320 * k, values_from(-16), values_from(0), s[k], NULL,
+                      tiles + AMX_TILE * k);
+    }
+}
+
+void amx_unpack_q5_1(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    float m[2][AMX_ROWS] __attribute__((aligned(64)));
+    (void)sub;
+    scales_of(unit, s);
+    scales_of(unit + 64, m);
+    for (int k = 0; k < 2; k++) {
+        tile_of_fives(unit + 128 + 320 * k, values_from(0), values_from(16), s[k], m[k],
+                      tiles + AMX_TILE * k);
+    }
+}
+
+/* x = d v: 11 bits times 7. */
+INLINE __m512 iq4_values(void)
+{
+    return _mm512_set_ps(113, 89, 69, 53, 38, 25, 13, 1, -10, -22, -35, -49, -65, -83, -104, -127);
+}
+
+void amx_unpack_iq4_nl(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    (void)sub;
+    scales_of(unit, s);
+    tile_of_nibbles(unit + 64, iq4_values(), s[0], NULL, tiles);
+    tile_of_nibbles(unit + 320, iq4_values(), s[1], NULL, tiles + AMX_TILE);
+}
+
+/* x = 2^(e - 127) (v / 2): the exponent byte is the exponent field of a float. Blocks of the
+ * smallest exponent, 0, count as zero (their values are below 2^-124), those of 255 as infinite. */
+void amx_unpack_mxfp4(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    const __m512 q =
+        _mm512_set_ps(-6, -4, -3, -2, -1.5f, -1, -0.5f, 0, 6, 4, 3, 2, 1.5f, 1, 0.5f, 0);
+    (void)sub;
+    for (int k = 0; k < 2; k++) {
+        float s[AMX_ROWS] __attribute__((aligned(64)));
+        const __m512i e = u8_load(unit + 16 * k);
+        _mm512_store_ps(s, _mm512_castsi512_ps(_mm512_slli_epi32(e, 23)));
+        tile_of_nibbles(unit + 32 + 256 * k, q, s, NULL, tiles + AMX_TILE * k);
+    }
+}
+
+/* Scales and negated mins of the two groups of 32 in a Q4_K or Q5_K unit's sub. Each product of an
+ * f16 and 6 bits is exact. */
+INLINE void k4_scales(const uint8_t *unit, unsigned sub, float s[2][AMX_ROWS], float m[2][AMX_ROWS])
+{
+    const uint8_t *at = unit + AMX_Q4K_SCALES + 48 * sub;
+    const __m512 d = f16_load(unit);
+    const __m512 dmin = _mm512_sub_ps(_mm512_setzero_ps(), f16_load(unit + 32));
+    const __m512i high = u8_load(at + 32);
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+        const __m512i low = u8_load(at + 16 * k);
+        const __m512i scale = _mm512_and_si512(low, _mm512_set1_epi32(63));
+        const __m512i upper = k ? _mm512_srli_epi32(high, 2) : _mm512_slli_epi32(high, 2);
+        const __m512i min = _mm512_ternarylogic_epi32(_mm512_srli_epi32(low, 6), upper,
+                                                      _mm512_set1_epi32(60), 0xf8); /* a | b & c */
+        _mm512_store_ps(s[k], _mm512_mul_ps(d, _mm512_cvtepi32_ps(scale)));
+        _mm512_store_ps(m[k], _mm512_mul_ps(dmin, _mm512_cvtepi32_ps(min)));
+    }
+}
+
+/* x = (d scale) q - dmin min: products of 17 and 4 (5) bits and of 17 are exact, so that the fused
+ * difference rounds as the plain one does. */
+void amx_unpack_q4_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    float m[2][AMX_ROWS] __attribute__((aligned(64)));
+    const uint8_t *codes = unit + AMX_Q4K_CODES + 512 * (size_t)sub;
+    k4_scales(unit, sub, s, m);
+    tile_of_nibbles(codes, values_from(0), s[0], m[0], tiles);
+    tile_of_nibbles(codes + 256, values_from(0), s[1], m[1], tiles + AMX_TILE);
+}
+
+void amx_unpack_q5_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    float m[2][AMX_ROWS] __attribute__((aligned(64)));
+    const uint8_t *codes = unit + AMX_Q4K_CODES + 640 * (size_t)sub;
+    k4_scales(unit, sub, s, m);
+    for (int k = 0; k < 2; k++) {
+        tile_of_fives(codes + 320 * k, values_from(0), values_from(16), s[k], m[k],
+                      tiles + AMX_TILE * k);
+    }
+}
+
+/* x = (d (scale - 32)) v: 11, 5 and 7 bits. */
+void amx_unpack_iq4_xs(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    const uint8_t *codes = unit + 512 * (size_t)sub;
+    const __m512 d = f16_load(unit + AMX_XS_D);
+    const __m512i low = u8_load(unit + AMX_XS_SCALES + 16 * (size_t)sub);
+    const __m512i high =
+        _mm512_srl_epi32(u8_load(unit + AMX_XS_SCALES + 64 + 16 * (size_t)(sub / 2)),
+                         _mm_cvtsi32_si128((int)(sub % 2 * 4)));
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+        const __m512i lo =
+            k ? _mm512_srli_epi32(low, 4) : _mm512_and_si512(low, _mm512_set1_epi32(15));
+        const __m512i hi = k ? _mm512_slli_epi32(high, 2) : _mm512_slli_epi32(high, 4);
+        const __m512i scale =
+            _mm512_ternarylogic_epi32(lo, hi, _mm512_set1_epi32(48), 0xf8); /* a | b & c */
+        const __m512 f = _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
+        _mm512_store_ps(s[k], _mm512_mul_ps(d, f));
+    }
+    tile_of_nibbles(codes, iq4_values(), s[0], NULL, tiles);
+    tile_of_nibbles(codes + 256, iq4_values(), s[1], NULL, tiles + AMX_TILE);
+}
+
+/* A byte of each dword, masked, as the upper mantissa bits of a float: base | byte. */
+INLINE __m512 mantissa(__m512i bytes, __m512i mask, __m512i base)
+{
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bytes, mask, base, 0xea)); /* a & b | c */
+}
+
+/* Two rows from 64 bytes of codes (see byte_at in pack_amx.c), byte b of a dword brought to bit
+ * `at`: x = f s + c, f = base + code. Scales of K 0…15 and 16…31 are s_low and s_high. */
+INLINE void rows_of_bytes(__m512i bytes, __m512i mask, __m512i base, const int at,
+                          const float *s_low, const float *c_low, const float *s_high,
+                          const float *c_high, uint16_t *tile)
+{
+    const __m512i shifted[4] = {
+        _mm512_slli_epi32(bytes, (unsigned)at),
+        at == 8 ? bytes : _mm512_slli_epi32(bytes, 8),
+        at == 8 ? _mm512_srli_epi32(bytes, 8) : bytes,
+        at == 8 ? _mm512_srli_epi32(bytes, 16) : _mm512_srli_epi32(bytes, 8),
+    };
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; r++) {
+        const __m512 low = mantissa(shifted[2 * r], mask, base);
+        const __m512 high = mantissa(shifted[2 * r + 1], mask, base);
+        _mm512_store_si512(
+            tile + 32 * r,
+            bf16_pair(_mm512_fmadd_ps(low, _mm512_set1_ps(s_low[r]), _mm512_set1_ps(c_low[r])),
+                      _mm512_fmadd_ps(high, _mm512_set1_ps(s_high[r]), _mm512_set1_ps(c_high[r]))));
+    }
+}
+
+/* x = d (u - 128): f = 32768 + u, c = -32896 d (9 bits times 11), and d (u - 128) is exact. */
+void amx_unpack_q8_0(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    const __m512i mask = _mm512_set1_epi32(0xff00), base = _mm512_set1_epi32(0x47000000);
+    float s[2][AMX_ROWS] __attribute__((aligned(64)));
+    float c[2][AMX_ROWS] __attribute__((aligned(64)));
+    (void)sub;
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+        const __m512 d = f16_load(unit + 32 * k);
+        _mm512_store_ps(s[k], d);
+        _mm512_store_ps(c[k], _mm512_mul_ps(d, _mm512_set1_ps(-32896.0f)));
+    }
+    MEMORY_BARRIER();
+    for (int k = 0; k < 2; k++) {
+#pragma GCC unroll 8
+        for (int r = 0; r < AMX_ROWS; r += 2) {
+            const __m512i bytes = _mm512_loadu_si512(unit + 64 + 512 * k + 32 * r);
+            rows_of_bytes(bytes, mask, base, 8, s[k] + r, c[k] + r, s[k] + r, c[k] + r,
+                          tiles + AMX_TILE * k + 32 * r);
+        }
+    }
+}
+
+/* x = (d scale) (u - 32): f = 128 + u, c = -160 (d scale) (3 bits times 18), and the value has 23
+ * bits. */
+void amx_unpack_q6_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    const __m512i mask = _mm512_set1_epi32(0x3f0000), base = _mm512_set1_epi32(0x43000000);
+    const uint8_t *codes = unit + 768 * (size_t)sub;
+    const __m512 d = f16_load(unit + AMX_Q6K_D);
+    float s[4][AMX_ROWS] __attribute__((aligned(64)));
+    float c[4][AMX_ROWS] __attribute__((aligned(64)));
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+        const __m512i scale = _mm512_cvtepi8_epi32(
+            _mm_loadu_si128((const __m128i *)(unit + AMX_Q6K_SCALES + 64 * (size_t)sub + 16 * g)));
+        const __m512 f = _mm512_mul_ps(d, _mm512_cvtepi32_ps(scale));
+        _mm512_store_ps(s[g], f);
+        _mm512_store_ps(c[g], _mm512_mul_ps(f, _mm512_set1_ps(-160.0f)));
+    }
+    MEMORY_BARRIER();
+    for (int k = 0; k < 2; k++) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            const uint8_t *at = codes + 384 * k + 192 * h;
+            const __m512i p[3] = {_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64),
+                                  _mm512_loadu_si512(at + 128)};
+            /* Bits 6 and 7 of the three: the fourth pair's codes; other bits are masked later. */
+            __m512i last =
+                _mm512_ternarylogic_epi32(_mm512_srli_epi16(p[1], 4), _mm512_srli_epi16(p[2], 6),
+                                          _mm512_set1_epi8(0x03), 0xd8);
+            last = _mm512_ternarylogic_epi32(_mm512_srli_epi16(p[0], 2), last,
+                                             _mm512_set1_epi8(0x0f), 0xd8);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                int r = 8 * h + 2 * i;
+                rows_of_bytes(i < 3 ? p[i] : last, mask, base, 16, s[2 * k] + r, c[2 * k] + r,
+                              s[2 * k + 1] + r, c[2 * k + 1] + r, tiles + AMX_TILE * k + 32 * r);
+            }
+        }
+    }
+}
+
+/* x = (d (scale - 32)) (q - 4): 11, 5 and 2 bits. A table holds 8 values for K 0…15, then 8 for K
+ * 16…31, of two rows. */
+void amx_unpack_q3_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    const __m512 q = _mm512_set_ps(3, 2, 1, 0, -1, -2, -3, -4, 3, 2, 1, 0, -1, -2, -3, -4);
+    const __m512i seven = _mm512_set1_epi16(7);
+    const __m512i group = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(8), 1);
+    const uint8_t *at = unit + AMX_Q3K_SCALES + 48 * (size_t)sub;
+    const __m512 d = f16_load(unit + AMX_Q3K_D);
+    const __m512i high = u8_load(at + 32);
+    float s[4][AMX_ROWS] __attribute__((aligned(64)));
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+        const __m512i low = u8_load(at + 16 * (g / 2));
+        const __m512i lo =
+            g % 2 ? _mm512_srli_epi32(low, 4) : _mm512_and_si512(low, _mm512_set1_epi32(15));
+        const __m512i hi = g < 2 ? _mm512_slli_epi32(high, 4 - 2 * (unsigned)(g & 1))
+                                 : _mm512_srli_epi32(high, 2 * (unsigned)(g & 1));
+        const __m512i scale = _mm512_ternarylogic_epi32(lo, hi, _mm512_set1_epi32(48), 0xf8);
+        const __m512 f = _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
+        _mm512_store_ps(s[g], _mm512_mul_ps(d, f));
+    }
+    MEMORY_BARRIER();
+    for (int k = 0; k < 2; k++) {
+        uint16_t tables[AMX_ROWS][16] __attribute__((aligned(64)));
+        const float *s0 = s[2 * k], *s1 = s[2 * k + 1];
+#pragma GCC unroll 8
+        for (int r = 0; r < AMX_ROWS; r += 2) {
+            __m512 v[2];
+            for (int i = 0; i < 2; i++) {
+                v[i] = _mm512_mul_ps(q, _mm512_set1_ps(s0[r + i]));
+                v[i] = _mm512_mask_mul_ps(v[i], 0xff00, q, _mm512_set1_ps(s1[r + i]));
+            }
+            _mm512_store_si512(tables[r], bf16_pair(v[0], v[1]));
+        }
+        MEMORY_BARRIER();
+        __m512i last = _mm512_setzero_si512();
+#pragma GCC unroll 3
+        for (int v = 0; v < 3; v++) {
+            const __m512i words = _mm512_loadu_si512(unit + 384 * (size_t)sub + 192 * k + 64 * v);
+            last = _mm512_shldi_epi16(last, words, 1);
+#pragma GCC unroll 6
+            for (int i = 0; i < 6; i++) {
+                if (i == 5 && v < 2) {
+                    break;
+                }
+                int r = i == 5 ? 15 : 5 * v + i;
+                const __m512i w = i == 5 ? last : _mm512_srli_epi16(words, 3 * (unsigned)i);
+                const __m512i idx = _mm512_ternarylogic_epi32(w, seven, group, 0xea);
+                const __m512i table =
+                    _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)tables[r]));
+                _mm512_store_si512(tiles + AMX_TILE * k + 32 * r,
+                                   _mm512_permutexvar_epi16(idx, table));
+            }
+        }
+    }
+}
+
+/* x = (d scale) q - dmin min: products of 15 and 2 bits and of 15 are exact. A table holds the four
+ * values of each of two groups of 16 K, for four rows. */
+void amx_unpack_q2_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
+{
+    const __m512 q = _mm512_set_ps(3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0);
+    const __m512 d = f16_load(unit);
+    const __m512 dmin = _mm512_sub_ps(_mm512_setzero_ps(), f16_load(unit + 32));
+    const __m512i three = _mm512_set1_epi16(3);
+    /* Lane pairs of a scale vector [4 rows][4 groups]: rows 2p and 2p + 1, groups 2k and 2k + 1. */
+    const __m512i spread = _mm512_set_epi32(5, 5, 5, 5, 4, 4, 4, 4, 1, 1, 1, 1, 0, 0, 0, 0);
+    const __m512i fours = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) { /* rows 4v … 4v + 3 */
+        const __m512i row = _mm512_add_epi32(fours, _mm512_set1_epi32(4 * v));
+        const __m512i both = u8_load(unit + AMX_Q2K_SCALES + 64 * (size_t)sub + 16 * v);
+        const __m512 scale = _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15)));
+        const __m512 s = _mm512_mul_ps(_mm512_permutexvar_ps(row, d), scale);
+        const __m512 m = _mm512_mul_ps(_mm512_permutexvar_ps(row, dmin),
+                                       _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)));
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; k++) {
+            __m512 t[2];
+            for (int p = 0; p < 2; p++) {
+                const __m512i from = _mm512_add_epi32(spread, _mm512_set1_epi32(8 * p + 2 * k));
+                t[p] = _mm512_fmadd_ps(q, _mm512_permutexvar_ps(from, s),
+                                       _mm512_permutexvar_ps(from, m));
+            }
+            const __m512i table = bf16_pair(t[0], t[1]);
+            const __m512i words = _mm512_loadu_si512(unit + AMX_Q2K_CODES + 256 * (size_t)sub +
+                                                     128 * k + 64 * (v / 2));
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                const __m512i at = _mm512_inserti64x4(_mm512_set1_epi16((short)(8 * i)),
+                                                      _mm256_set1_epi16((short)(8 * i + 4)), 1);
+                const __m512i w = _mm512_srli_epi16(words, 2 * (unsigned)(4 * (v % 2) + i));
+                _mm512_store_si512(
+                    tiles + AMX_TILE * k + 32 * (4 * v + i),
+                    _mm512_permutexvar_epi16(_mm512_ternarylogic_epi32(w, three, at, 0xea), table));
+            }
+        }
+    }
+}
