@@ -3,7 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-#define LANES 8
+/* Four floats; sums run in two of them, so that their order is fixed and they vectorise anywhere.
+ */
+typedef float lanes __attribute__((vector_size(16)));
+#define LANES 4
 
 /* Candidate scales: the one that just holds the largest element, widened or narrowed by up to this
  * many steps of the quantised range in either direction. */
@@ -25,35 +28,47 @@ static inline float clamp(float v, float lo, float hi)
     return v > hi ? hi : v;
 }
 
-/* Sums over a rounding q of x, by lanes so that they vectorise with one fixed order. */
-struct sums {
-    float q[LANES];
-    float qq[LANES];
-    float xq[LANES];
-};
-
-static void sum_rounding(int n, const float *x, const float *w, float inv, float m, float lo,
-                         float hi, struct sums *s)
+static inline lanes load(const float *at)
 {
-    memset(s, 0, sizeof *s);
-    for (int i = 0; i < n; i += LANES) {
-        for (int k = 0; k < LANES; k++) {
-            float q = clamp(nearest(inv * (x[i + k] - m)), lo, hi);
-            float wq = w[i + k] * q;
-            s->q[k] += wq;
-            s->qq[k] += wq * q;
-            s->xq[k] += wq * x[i + k];
-        }
-    }
+    lanes v;
+    memcpy(&v, at, sizeof v);
+    return v;
 }
 
-static double total(const float lanes[LANES])
+static double total(lanes a, lanes b)
 {
-    double sum = 0;
-    for (int k = 0; k < LANES; k++) {
-        sum += (double)lanes[k];
+    lanes v = a + b;
+    return (double)((v[0] + v[2]) + (v[1] + v[3]));
+}
+
+/* Weighted sums over a rounding q of x. */
+struct sums {
+    double q;
+    double qq;
+    double xq;
+};
+
+static struct sums sum_rounding(int n, const float *x, const float *w, float inv, float m, float lo,
+                                float hi)
+{
+    float rounded[QUANT_FIT_MAX];
+    lanes q[2] = {0};
+    lanes qq[2] = {0};
+    lanes xq[2] = {0};
+    for (int i = 0; i < n; i++) {
+        rounded[i] = clamp(nearest(inv * (x[i] - m)), lo, hi);
     }
-    return sum;
+    for (int i = 0; i < n; i += 2 * LANES) {
+        for (int k = 0; k < 2; k++) {
+            int at = i + k * LANES;
+            lanes v = load(rounded + at);
+            lanes wv = load(w + at) * v;
+            q[k] += wv;
+            qq[k] += wv * v;
+            xq[k] += wv * load(x + at);
+        }
+    }
+    return (struct sums){total(q[0], q[1]), total(qq[0], qq[1]), total(xq[0], xq[1])};
 }
 
 float quant_fit_scale(int n, const float *x, const float *w, int q_min, int q_max)
@@ -72,14 +87,11 @@ float quant_fit_scale(int n, const float *x, const float *w, int q_min, int q_ma
     for (int k = 0; k < CANDIDATES + REFINEMENTS; k++) {
         float step = CANDIDATE_FIRST + CANDIDATE_STEP * (float)k;
         float inv = k < CANDIDATES ? full * (1.0f - step / (float)q_min) : 1.0f / best;
-        struct sums s;
-        sum_rounding(n, x, w, inv, 0, (float)q_min, (float)q_max, &s);
-        double xq = total(s.xq);
-        double qq = total(s.qq);
+        struct sums s = sum_rounding(n, x, w, inv, 0, (float)q_min, (float)q_max);
         /* What the fit takes off the sum of w * x^2; larger is better. */
-        if (qq > 0 && xq * xq > gain_best * qq) {
-            gain_best = xq * xq / qq;
-            best = (float)(xq / qq);
+        if (s.qq > 0 && s.xq * s.xq > gain_best * s.qq) {
+            gain_best = s.xq * s.xq / s.qq;
+            best = (float)(s.xq / s.qq);
         }
     }
     return best;
@@ -93,20 +105,18 @@ struct affine {
 
 static struct affine solve(const struct sums *s, double sum_w, double sum_x, int below)
 {
-    double q = total(s->q);
-    double qq = total(s->qq);
-    double xq = total(s->xq);
     struct affine a = {0, sum_w > 0 ? sum_x / sum_w : 0, 0};
-    double det = sum_w * qq - q * q;
-    if (det > 1e-12 * sum_w * qq) {
-        a.d = (sum_w * xq - sum_x * q) / det;
-        a.m = (sum_x * qq - q * xq) / det;
+    double det = sum_w * s->qq - s->q * s->q;
+    if (det > 1e-12 * sum_w * s->qq) {
+        a.d = (sum_w * s->xq - sum_x * s->q) / det;
+        a.m = (sum_x * s->qq - s->q * s->xq) / det;
     }
     if (below && a.m > 0) {
         a.m = 0;
-        a.d = qq > 0 ? xq / qq : 0;
+        a.d = s->qq > 0 ? s->xq / s->qq : 0;
     }
-    a.error = a.d * a.d * qq + a.m * a.m * sum_w + 2 * (a.d * a.m * q - a.d * xq - a.m * sum_x);
+    a.error =
+        a.d * a.d * s->qq + a.m * a.m * sum_w + 2 * (a.d * a.m * s->q - a.d * s->xq - a.m * sum_x);
     return a;
 }
 
@@ -133,8 +143,8 @@ void quant_fit_affine(int n, const float *x, const float *w, int q_max, int belo
     for (int k = 0; k < CANDIDATES + REFINEMENTS; k++) {
         float step = CANDIDATE_FIRST + CANDIDATE_STEP * (float)k;
         float inv = k < CANDIDATES ? ((float)q_max + step) / (hi - lo) : (float)(1.0 / best.d);
-        struct sums s;
-        sum_rounding(n, x, w, inv, k < CANDIDATES ? lo : (float)best.m, 0, (float)q_max, &s);
+        struct sums s =
+            sum_rounding(n, x, w, inv, k < CANDIDATES ? lo : (float)best.m, 0, (float)q_max);
         struct affine a = solve(&s, sum_w, sum_x, below);
         if (a.error < best.error && a.d > 0) {
             best = a;
