@@ -46,8 +46,20 @@ static uint32_t parent_of(const struct kv_seq *q, uint32_t chunk_idx)
     return chunk_idx == 0 ? q->root : q->nodes[chunk_idx - 1];
 }
 
-static uint32_t child_new(struct kv_store *s, uint32_t parent, const int32_t *tokens,
-                          uint32_t n_tok)
+uint32_t kv_root_of(struct kv_store *s, const uint8_t root[32], const uint8_t tenant[32])
+{
+    uint32_t i = kv_index_by_key(&s->index, root);
+    if (i == KV_NODE_NONE) {
+        uint32_t t = kv_tenant_of(s, tenant);
+        i = kv_index_root(&s->index, root, t);
+        if (i != KV_NODE_NONE) {
+            s->tenants[t].n_node++;
+        }
+    }
+    return i != KV_NODE_NONE && node_at(s, i)->state == KV_NODE_ROOT ? i : KV_NODE_NONE;
+}
+
+uint32_t kv_child_new(struct kv_store *s, uint32_t parent, const int32_t *tokens, uint32_t n_tok)
 {
     uint32_t i = kv_index_add(&s->index, parent, tokens, n_tok);
     if (i != KV_NODE_NONE) {
@@ -155,26 +167,72 @@ static void share_full(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_m
     q->n_tok = q->n_path * n_tok_chunk;
 }
 
-/* Up to which token the prompt's chunks behind q's path are in the making. */
-static uint32_t pending_to(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_max)
+static void visit_on_disk(void *arg, uint32_t node, uint32_t n_common)
 {
-    struct kv_store *s = q->store;
-    const uint32_t n_tok_chunk = s->options.chunk_tok;
-    uint32_t at = q->n_path;
-    uint32_t node = parent_of(q, at);
-    for (; (at + 1) * n_tok_chunk <= n_tok_max; at++) {
-        node = kv_index_child(&s->index, node, tokens + at * n_tok_chunk, n_tok_chunk);
-        if (node == KV_NODE_NONE) {
-            break;
-        }
-        const struct kv_node *n = node_at(s, node);
-        bool waits = n->state == KV_NODE_FILLING ? n->leader != q : n->job_read != KV_JOB_NONE;
-        bool is_there = n->state == KV_NODE_SEALED && n->frame != KV_FRAME_NONE;
-        if (!waits && !(is_there && at > q->n_path)) {
-            break;
-        }
+    struct nearest *best = arg;
+    const struct kv_node *n = node_at(best->store, node);
+    if (n->state == KV_NODE_SEALED && n->frame == KV_FRAME_NONE && n_common > best->n_common) {
+        best->node = node;
+        best->n_common = n_common;
     }
-    return at * n_tok_chunk > q->n_tok ? at * n_tok_chunk : q->n_tok;
+}
+
+/* A chunk on disk alone: whether it is, or will soon be, on its way. */
+static bool is_coming(struct kv_store *s, uint32_t node)
+{
+    return node_at(s, node)->job_read != KV_JOB_NONE || kv_load_start(s, node) != KV_LOAD_NO;
+}
+
+/* Up to which token the prompt's chunks behind `node`, whose last token is at chunk `from`, are in
+ * the making for q (NULL: nobody); starts to read those on disk. *ret_ready: tokens in RAM. */
+static uint32_t pending_to(struct kv_store *s, const struct kv_seq *q, uint32_t node, uint32_t from,
+                           const int32_t *tokens, uint32_t n_tok_max, uint32_t *ret_ready)
+{
+    const uint32_t n_tok_chunk = s->options.chunk_tok;
+    uint32_t at = from;
+    *ret_ready = from * n_tok_chunk;
+    for (; (at + 1) * n_tok_chunk <= n_tok_max; at++) {
+        const int32_t *chunk = tokens + at * n_tok_chunk;
+        uint32_t child = kv_index_child(&s->index, node, chunk, n_tok_chunk);
+        if (child == KV_NODE_NONE) {
+            break;
+        }
+        const struct kv_node *n = node_at(s, child);
+        bool is_there = n->state == KV_NODE_SEALED && n->frame != KV_FRAME_NONE;
+        if (is_there && at * n_tok_chunk == *ret_ready) {
+            *ret_ready += n_tok_chunk;
+            if (q) { /* it could not be mapped, so there is no use in waiting */
+                break;
+            }
+        }
+        if (!is_there && (n->state == KV_NODE_FILLING ? n->leader == q : !is_coming(s, child))) {
+            break;
+        }
+        node = child;
+    }
+    /* The chunk in which the prompt leaves the index: worth a read from a quarter of it. */
+    uint32_t n = n_tok_max - at * n_tok_chunk;
+    struct nearest ram = {.store = s, .node = KV_NODE_NONE};
+    struct nearest disk = ram;
+    n = n < n_tok_chunk ? n : n_tok_chunk;
+    kv_index_near(&s->index, node, tokens + at * n_tok_chunk, n, visit_nearest, &ram);
+    disk.n_common = ram.n_common + n_tok_chunk / 4;
+    kv_index_near(&s->index, node, tokens + at * n_tok_chunk, n, visit_on_disk, &disk);
+    if (disk.node != KV_NODE_NONE && is_coming(s, disk.node)) {
+        return at * n_tok_chunk + disk.n_common;
+    }
+    return at * n_tok_chunk;
+}
+
+uint32_t kv_prefetch(struct kv_store *s, const struct kv_identity *id, const int32_t *tokens,
+                     uint32_t n_tok)
+{
+    uint32_t root = kv_index_by_key(&s->index, id->root);
+    uint32_t n_ready = 0;
+    if (root != KV_NODE_NONE && n_tok > 0) {
+        (void)pending_to(s, NULL, root, 0, tokens, n_tok - 1, &n_ready);
+    }
+    return n_ready;
 }
 
 /* Moves a frame whose only holder is a short chunk of the index to q: it goes on filling it. */
@@ -269,7 +327,7 @@ static void plan(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok)
         uint32_t node = kv_index_child(&s->index, parent, chunk, n_tok_chunk);
         if (node == KV_NODE_NONE &&
             s->index.n_node < s->index.n_node_max - s->index.n_node_max / PLAN_RESERVE) {
-            node = child_new(s, parent, chunk, n_tok_chunk);
+            node = kv_child_new(s, parent, chunk, n_tok_chunk);
             if (node != KV_NODE_NONE) {
                 node_at(s, node)->leader = q;
                 kv_node_update(s, node);
@@ -290,8 +348,12 @@ static void match_more(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok, 
     uint32_t n_tok_pending = q->n_tok;
     if (!q->is_unlisted && n_tok > q->n_tok) {
         share_full(q, tokens, n_tok - 1);
-        n_tok_pending = wait ? pending_to(q, tokens, n_tok - 1) : q->n_tok;
-        if (n_tok_pending <= q->n_tok) {
+        if (wait) {
+            uint32_t n_ready;
+            n_tok_pending = pending_to(q->store, q, parent_of(q, q->n_path), q->n_path, tokens,
+                                       n_tok - 1, &n_ready);
+        }
+        if (!wait || n_tok_pending <= q->n_tok) {
             share_part(q, tokens, n_tok - 1);
             plan(q, tokens, n_tok);
             n_tok_pending = q->n_tok;
@@ -342,14 +404,7 @@ enum err_code kv_seq_open_prompt(struct kv_store *s, const struct kv_identity *i
     if (code) {
         return code;
     }
-    uint32_t root = kv_index_by_key(&s->index, id->root);
-    if (root == KV_NODE_NONE) {
-        uint32_t tenant = kv_tenant_of(s, id->tenant);
-        root = kv_index_root(&s->index, id->root, tenant);
-        if (root != KV_NODE_NONE) {
-            s->tenants[tenant].n_node++;
-        }
-    }
+    uint32_t root = kv_root_of(s, id->root, id->tenant);
     s->counters.n_tok_asked += n_tok;
     if (root != KV_NODE_NONE) {
         code = seq_enter(q, root, e);
@@ -414,7 +469,7 @@ static void seal(struct kv_seq *q)
         plans_drop(q, c); /* the tokens became others than those announced */
     }
     if (node == KV_NODE_NONE) {
-        node = child_new(s, parent, q->tail, n_tok_chunk);
+        node = kv_child_new(s, parent, q->tail, n_tok_chunk);
     }
     if (node == KV_NODE_NONE) {
         plans_drop(q, c);
@@ -429,9 +484,10 @@ static void seal(struct kv_seq *q)
         kv_index_seal(&s->index, node);
     }
     path_push(q, node);
-    if (n->frame == KV_FRAME_NONE && n->job_read == KV_JOB_NONE) {
+    if (n->frame == KV_FRAME_NONE) {
+        n->job_read = KV_JOB_NONE; /* what is being read comes too late */
         kv_node_set_frame(s, node, q->range.frames[c]);
-        n->from_disk = false;
+        kv_spill_want(s, node);
     } /* else q keeps a second copy to itself, until it closes */
     drop_redundant(s, parent, q->tail, n_tok_chunk);
 }
@@ -541,17 +597,17 @@ static void leave_tail(struct kv_seq *q)
     }
     uint32_t node = kv_index_child(&s->index, parent, q->tail, n_tok);
     if (node == KV_NODE_NONE) {
-        node = child_new(s, parent, q->tail, n_tok);
+        node = kv_child_new(s, parent, q->tail, n_tok);
         if (node == KV_NODE_NONE) {
             return;
         }
         kv_index_seal(&s->index, node);
     }
-    if (node_at(s, node)->job_read == KV_JOB_NONE) {
-        kv_node_touch(s, node);
-        kv_node_set_frame(s, node, q->range.frames[c]);
-        drop_redundant(s, parent, q->tail, n_tok);
-    }
+    node_at(s, node)->job_read = KV_JOB_NONE;
+    kv_node_touch(s, node);
+    kv_node_set_frame(s, node, q->range.frames[c]);
+    kv_spill_want_tail(s, node);
+    drop_redundant(s, parent, q->tail, n_tok);
 }
 
 void kv_seq_leave_index(struct kv_seq *q)
@@ -647,7 +703,7 @@ static enum err_code check_path(const struct kv_store *s, const struct kv_seq *q
         }
         const struct kv_node *n = node_at(s, node);
         if (n->state != KV_NODE_SEALED || n->depth != i || n->parent != parent_of(q, i) ||
-            (n->frame == KV_FRAME_NONE && n->job_read == KV_JOB_NONE)) {
+            n->frame == KV_FRAME_NONE) {
             return err_set(e, ERR_INTERNAL, "chunk %u of a path is not a sealed child in RAM", i);
         }
         s->check_buf[node]++;

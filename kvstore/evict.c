@@ -138,7 +138,7 @@ static double cost_of(const struct kv_store *s, const struct kv_node *n)
     return tok * (1.0 + depth_tok / DEPTH_DOUBLE_TOK);
 }
 
-static void priorities_renew(struct kv_store *s, uint32_t node)
+void kv_node_renew(struct kv_store *s, uint32_t node)
 {
     struct kv_node *n = &s->index.nodes[node];
     double value = n->freq * cost_of(s, n);
@@ -165,7 +165,7 @@ void kv_node_touch(struct kv_store *s, uint32_t node)
 {
     struct kv_node *n = &s->index.nodes[node];
     n->freq += n->freq < UINT32_MAX;
-    priorities_renew(s, node);
+    kv_node_renew(s, node);
 }
 
 static bool may_leave_ram(const struct kv_node *n)
@@ -196,13 +196,18 @@ static bool counts_ram(const struct kv_node *n)
     return n->state == KV_NODE_FILLING || n->frame != KV_FRAME_NONE || n->job_read != KV_JOB_NONE;
 }
 
+static bool counts_disk(const struct kv_node *n)
+{
+    return n->slot != KV_SLOT_NONE || n->job_write != KV_JOB_NONE;
+}
+
 void kv_node_update(struct kv_store *s, uint32_t node)
 {
     struct kv_node *n = &s->index.nodes[node];
     if (n->state != KV_NODE_ROOT) {
         struct kv_node *p = &s->index.nodes[n->parent];
         bool ram = counts_ram(n);
-        bool disk = n->slot != KV_SLOT_NONE;
+        bool disk = counts_disk(n);
         if (ram != n->counts_ram || disk != n->counts_disk) {
             p->n_child_ram = p->n_child_ram + ram - n->counts_ram;
             p->n_child_disk = p->n_child_disk + disk - n->counts_disk;
@@ -274,13 +279,6 @@ void kv_node_collect(struct kv_store *s, uint32_t node)
     }
 }
 
-void kv_slot_release(struct kv_store *s, uint32_t node)
-{
-    if (s->index.nodes[node].slot != KV_SLOT_NONE) {
-        kv_node_set_slot(s, node, KV_SLOT_NONE);
-    }
-}
-
 void kv_node_drop(struct kv_store *s, uint32_t node)
 {
     uint32_t at = node;
@@ -305,6 +303,29 @@ void kv_node_drop(struct kv_store *s, uint32_t node)
         parent = node_remove(s, at);
     } while (at != node && (at = parent, true));
     kv_node_collect(s, parent);
+}
+
+/* Over the treap of siblings, and below each. Chains are as deep as sequences have chunks; siblings
+ * as deep as the logarithm of their number. */
+static void unload_siblings(struct kv_store *s, uint32_t node)
+{
+    if (node == KV_NODE_NONE) {
+        return;
+    }
+    struct kv_node *n = &s->index.nodes[node];
+    unload_siblings(s, n->left);
+    unload_siblings(s, n->right);
+    kv_node_unload_below(s, node);
+    n->job_read = KV_JOB_NONE;
+    kv_node_set_frame(s, node, KV_FRAME_NONE);
+    kv_node_update(s, node);
+}
+
+void kv_node_unload_below(struct kv_store *s, uint32_t node)
+{
+    if (s->index.nodes[node].n_child_ram > 0) {
+        unload_siblings(s, s->index.nodes[node].children);
+    }
 }
 
 /* ---- Who goes ---- */
@@ -400,7 +421,7 @@ static enum err_code check_node(const struct kv_store *s, uint32_t i, struct err
         return ERR_OK;
     }
     const struct kv_node *p = &s->index.nodes[n->parent];
-    if (n->counts_ram != counts_ram(n) || n->counts_disk != (n->slot != KV_SLOT_NONE)) {
+    if (n->counts_ram != counts_ram(n) || n->counts_disk != counts_disk(n)) {
         return err_set(e, ERR_INTERNAL, "index node %u is wrongly counted by its parent", i);
     }
     if (p->state != KV_NODE_ROOT) {

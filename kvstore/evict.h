@@ -34,11 +34,15 @@ uint32_t kv_tenant_of(struct kv_store *s, const uint8_t digest[32]);
 
 /* A use: raises the node's count and renews its priority. */
 void kv_node_touch(struct kv_store *s, uint32_t node);
+/* Renews the priority alone. */
+void kv_node_renew(struct kv_store *s, uint32_t node);
 /* To be called after any change of a node's fields: its parent's counts and the heaps follow. */
 void kv_node_update(struct kv_store *s, uint32_t node);
 /* Gives the node a frame or a slot, or takes it away (NONE). */
 void kv_node_set_frame(struct kv_store *s, uint32_t node, uint32_t frame);
 void kv_node_set_slot(struct kv_store *s, uint32_t node, uint32_t slot);
+/* Takes RAM and reads away from all that hangs below the node, which is on disk, too. */
+void kv_node_unload_below(struct kv_store *s, uint32_t node);
 /* Removes the node, and then its parents, as far as nothing keeps them. */
 void kv_node_collect(struct kv_store *s, uint32_t node);
 /* Removes everything below and including the node; no live sequence may hold any of it. */

@@ -1,5 +1,6 @@
 #include "kvstore/kvstore.h"
 
+#include "base/clock.h"
 #include "kvstore/store.h"
 
 #include <stdio.h>
@@ -76,6 +77,8 @@ enum err_code kv_store_create(const struct kv_options *options, struct kv_store 
     if (code) {
         goto out;
     }
+    s->n_slot =
+        options->disk.dir ? kv_disk_n_slot(options->disk.cap_bytes, options->chunk_bytes) : 0;
     uint32_t n_node_max = node_limit(s);
     s->frame_buf = calloc(s->n_chunk_max, sizeof *s->frame_buf);
     s->check_buf = calloc(n_node_max, sizeof *s->check_buf);
@@ -88,6 +91,11 @@ enum err_code kv_store_create(const struct kv_options *options, struct kv_store 
         s->tenants[i].heap_ram = s->tenants[i].heap_disk = KV_NODE_NONE;
     }
     code = kv_index_init(&s->index, n_node_max, options->chunk_tok, e);
+    if (code) {
+        goto out;
+    }
+    s->now_us = clock_mono_us();
+    code = kv_spill_init(s, e);
     if (code) {
         goto out;
     }
@@ -167,8 +175,10 @@ void kv_store_destroy(struct kv_store *s)
         return;
     }
     closing_retry(s);
+    if (kv_spill_finish(s)) { /* else I/O may still come into the frames */
+        kv_arena_finish(&s->arena);
+    }
     kv_index_finish(&s->index);
-    kv_arena_finish(&s->arena);
     free(s->tenants);
     free(s->frame_buf);
     free(s->check_buf);
@@ -350,6 +360,18 @@ void kv_publish(struct kv_store *s)
         .n_evict_ram = s->counters.n_evict_ram,
         .n_evict_disk = s->counters.n_evict_disk,
         .n_copy = s->counters.n_copy,
+        .n_slot = s->n_slot,
+        .n_slot_used = s->spill.disk.n_taken,
+        .disk_bytes = s->spill.tier ? kv_disk_bytes(&s->spill.disk) : 0,
+        .n_disk_read = s->counters.n_read,
+        .n_disk_write = s->counters.n_write,
+        .n_disk_write_dropped = s->counters.n_write_dropped,
+        .n_disk_queued = s->spill.writes.n + s->spill.tails.n,
+        .n_disk_corrupt = s->counters.n_corrupt,
+        .n_disk_error = s->counters.n_io_error,
+        .n_disk_late = s->counters.n_io_late,
+        .disk_is_open = s->spill.tier != NULL,
+        .disk_is_paused = s->now_us < s->spill.closed_until_us,
     };
     (void)pthread_mutex_unlock(&s->stats_mu);
 }
@@ -416,5 +438,6 @@ enum err_code kv_check(const struct kv_store *s, struct err *e)
                        (unsigned long long)n_seq, (unsigned long long)s->n_seq,
                        (unsigned long long)n_vma, (unsigned long long)s->n_vma);
     }
-    return kv_cache_check(s, e);
+    code = kv_cache_check(s, e);
+    return code ? code : kv_spill_check(s, e);
 }

@@ -24,12 +24,39 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum kv_backend { KV_BACKEND_AUTO, KV_BACKEND_URING, KV_BACKEND_PREAD };
+
+struct kv_io;
+
+/* For tests: puts something between the disk tier and its backend; see io.h. */
+struct kv_io_hook {
+    struct kv_io *(*wrap)(void *arg, struct kv_io *io);
+    void *arg;
+};
+
+struct kv_disk_options {
+    const char *dir;         /* NULL: no disk tier. Made where missing, for this user alone */
+    uint64_t cap_bytes;      /* bytes of files, never exceeded */
+    uint8_t fingerprint[32]; /* of model, arithmetic and layout: stores of others are not touched */
+    enum kv_backend backend; /* AUTO: io_uring where a real write and read succeed, else pread */
+    uint64_t write_bytes_s_max; /* write budget; 0: none */
+    uint64_t io_timeout_us;     /* of one chunk; 0: 2 s */
+    uint64_t tail_idle_us;      /* a session's short last chunk is written after; 0: 2 s */
+    uint64_t lock_wait_us;      /* for another process to let go; 0: 5 s */
+    /* An honest disk in front of one that the host caches; 0: as fast as it is. */
+    uint64_t throttle_read_bytes_s;
+    uint64_t throttle_write_bytes_s;
+    uint64_t throttle_latency_us;
+    const struct kv_io_hook *hook;
+};
+
 struct kv_options {
     uint64_t ram_bytes;     /* budget; rounded down to whole frames, at least one */
     uint32_t chunk_tok;     /* tokens per chunk, a power of two */
     size_t chunk_bytes;     /* a multiple of 4 KiB */
     uint32_t n_seq_tok_max; /* longest sequence: the size of each reserved range */
     uint32_t n_vma_max;     /* mappings the store may use; 0: 0.6 × vm.max_map_count */
+    struct kv_disk_options disk;
 };
 
 struct kv_store;
@@ -114,6 +141,21 @@ uint32_t kv_seq_n_tok(const struct kv_seq *q); /* matched or committed */
  * shared, the rest is copied. Only of a sequence with an identity (ERR_INVALID). */
 enum err_code kv_seq_fork(struct kv_seq *q, uint32_t n_tok, struct kv_seq **ret_q, struct err *e);
 
+/* ---- The disk tier ---- */
+
+/* Drives it: takes what the I/O thread finished, starts what is wanted. Call it every step, and
+ * while waiting for n_tok_pending. Never blocks on I/O; costs next to nothing without a disk. */
+void kv_poll(struct kv_store *s);
+/* Begins to read what the disk has of a queued prompt. Returns how many of its tokens are in RAM
+ * already. May be called again while the request waits. */
+uint32_t kv_prefetch(struct kv_store *s, const struct kv_identity *id, const int32_t *tokens,
+                     uint32_t n_tok);
+/* Before a clean end: writes what is queued, short chunks too. False when it did not get done. */
+bool kv_flush(struct kv_store *s, uint64_t timeout_us);
+/* Tokens per second that prefill computes, as measured: chunks that the disk would bring back more
+ * slowly are not read. 0: unknown. */
+void kv_set_recompute_rate(struct kv_store *s, double tok_s);
+
 struct kv_stats {
     uint64_t n_frame_total; /* = the sum of the states below, always */
     uint64_t n_frame_free;
@@ -133,6 +175,19 @@ struct kv_stats {
     uint64_t n_evict_ram;
     uint64_t n_evict_disk;
     uint64_t n_copy; /* chunks copied because a sequence diverged inside */
+    /* The disk tier. */
+    uint64_t n_slot; /* slots the cap allows */
+    uint64_t n_slot_used;
+    uint64_t disk_bytes; /* of files */
+    uint64_t n_disk_read;
+    uint64_t n_disk_write;
+    uint64_t n_disk_write_dropped; /* not worth it, or no room */
+    uint64_t n_disk_queued;
+    uint64_t n_disk_corrupt; /* slots that failed verification */
+    uint64_t n_disk_error;
+    uint64_t n_disk_late; /* reads that passed their deadline */
+    bool disk_is_open;
+    bool disk_is_paused; /* by the circuit breaker */
 };
 void kv_get_stats(const struct kv_store *s, struct kv_stats *ret_stats);
 

@@ -114,7 +114,6 @@ static uint32_t node_new(struct kv_index *x, enum kv_node_state state)
         .right = KV_NODE_NONE,
         .weight = (uint32_t)rng_mix(generation, i),
         .key_next = KV_NODE_NONE,
-        .queue_next = KV_NODE_NONE,
     };
     x->n_node++;
     return i;

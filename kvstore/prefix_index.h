@@ -67,10 +67,10 @@ struct kv_node {
 
     uint32_t freq;
     bool from_disk; /* loaded, and not hit since */
+    uint32_t n_write_try;
+    uint64_t retry_us; /* a read was late: not read again before */
     struct kv_heap_link link_ram;
     struct kv_heap_link link_disk;
-    uint32_t queue_next; /* in the queue of writes */
-    bool queued;
 
     uint32_t children; /* treap */
     uint32_t left;

@@ -7,6 +7,7 @@
 #include "kvstore/evict.h"
 #include "kvstore/kvstore.h"
 #include "kvstore/prefix_index.h"
+#include "kvstore/spill.h"
 
 #include <pthread.h>
 
@@ -36,6 +37,12 @@ struct kv_counters {
     uint64_t n_evict_ram;
     uint64_t n_evict_disk;
     uint64_t n_copy;
+    uint64_t n_read; /* slots */
+    uint64_t n_write;
+    uint64_t n_write_dropped;
+    uint64_t n_corrupt;
+    uint64_t n_io_error;
+    uint64_t n_io_late;
 };
 
 struct kv_store {
@@ -56,6 +63,8 @@ struct kv_store {
     double clock_ram;          /* ageing, see evict.h */
     double clock_disk;
     struct kv_counters counters;
+    struct kv_spill spill;
+    uint64_t now_us; /* monotonic, as of the last kv_poll */
 
     pthread_mutex_t stats_mu;
     struct kv_stats stats; /* guarded by stats_mu: a whole copy for other threads */
@@ -76,14 +85,14 @@ bool kv_seq_cut(struct kv_seq *q, uint32_t n_chunk);
 
 /* cache.c: what a sequence with an identity does besides its mappings. */
 void kv_seq_leave_index(struct kv_seq *q);
+/* The root of an identity, made where it is not there yet; and a new child. NONE: no nodes left. */
+uint32_t kv_root_of(struct kv_store *s, const uint8_t root[32], const uint8_t tenant[32]);
+uint32_t kv_child_new(struct kv_store *s, uint32_t parent, const int32_t *tokens, uint32_t n_tok);
 /* Makes chunk n_tok / T writable when it is not: a private copy. */
 enum err_code kv_seq_own_tail(struct kv_seq *q, struct err *e);
 void kv_seq_truncate(struct kv_seq *q, uint32_t n_tok);
 /* The planned node of that chunk is gone, or was filled by another. */
 void kv_seq_lost_plan(struct kv_seq *q, uint32_t chunk_idx);
 enum err_code kv_cache_check(const struct kv_store *s, struct err *e);
-
-/* evict.c: the node gives up its slot. */
-void kv_slot_release(struct kv_store *s, uint32_t node);
 
 #endif

@@ -1,0 +1,764 @@
+#include "kvstore/spill.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "kvstore/store.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define IO_TIMEOUT_US  2000000
+#define TAIL_IDLE_US   2000000
+#define LOCK_WAIT_US   5000000
+#define OPEN_RETRY_US  5000000
+#define LATE_RETRY_US  30000000
+#define FULL_PAUSE_US  30000000
+#define N_ERROR_ROW    8
+#define N_LATE_MAX     4 /* jobs that hang, until no more are begun */
+#define BREAK_US       5000000
+#define BREAK_US_MAX   300000000
+#define N_WRITE_TRY    3
+#define CREDIT_SECONDS 2.0
+/* Above this share of the queue, chunks used only once are not written. */
+#define BACKLOG_NUM 1
+#define BACKLOG_DEN 2
+
+static struct kv_node *node_at(const struct kv_store *s, uint32_t node)
+{
+    return &s->index.nodes[node];
+}
+
+static bool is_closed(const struct kv_store *s)
+{
+    return !s->spill.tier || s->now_us < s->spill.closed_until_us || s->spill.n_late >= N_LATE_MAX;
+}
+
+/* ---- The circuit breaker ---- */
+
+static void note_error(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    s->counters.n_io_error++;
+    if (s->now_us < p->closed_until_us || ++p->n_error_row < N_ERROR_ROW) {
+        return;
+    }
+    p->n_error_row = N_ERROR_ROW - 1; /* the first error after the pause closes it again */
+    p->closed_for_us = p->closed_for_us ? 2 * p->closed_for_us : BREAK_US;
+    p->closed_for_us = p->closed_for_us < BREAK_US_MAX ? p->closed_for_us : BREAK_US_MAX;
+    p->closed_until_us = s->now_us + p->closed_for_us;
+    log_warn("kv disk: too many errors in %s; not used for %llu s", p->disk.path,
+             (unsigned long long)(p->closed_for_us / 1000000));
+}
+
+static void note_success(struct kv_store *s)
+{
+    s->spill.n_error_row = 0;
+    s->spill.closed_for_us = 0;
+}
+
+/* ---- Queues ---- */
+
+static bool queue_push(struct kv_queue *q, const struct kv_store *s, uint32_t node, uint64_t due_us)
+{
+    if (q->n == q->n_max) {
+        return false;
+    }
+    q->entries[(q->first + q->n++) % q->n_max] = (struct kv_queued){
+        .node = node, .generation = node_at(s, node)->generation, .due_us = due_us};
+    return true;
+}
+
+static void queue_pop(struct kv_queue *q)
+{
+    q->first = (q->first + 1) % q->n_max;
+    q->n--;
+}
+
+static bool is_unwritten(const struct kv_store *s, const struct kv_queued *entry)
+{
+    const struct kv_node *n = node_at(s, entry->node);
+    return n->generation == entry->generation && n->state == KV_NODE_SEALED &&
+           n->frame != KV_FRAME_NONE && n->slot == KV_SLOT_NONE && n->job_write == KV_JOB_NONE;
+}
+
+void kv_spill_want(struct kv_store *s, uint32_t node)
+{
+    if (s->spill.writes.n_max > 0 && node_at(s, node)->slot == KV_SLOT_NONE &&
+        !queue_push(&s->spill.writes, s, node, 0)) {
+        s->counters.n_write_dropped++;
+    }
+}
+
+void kv_spill_want_tail(struct kv_store *s, uint32_t node)
+{
+    if (s->spill.tails.n_max > 0 && node_at(s, node)->slot == KV_SLOT_NONE &&
+        !queue_push(&s->spill.tails, s, node, s->now_us + s->options.disk.tail_idle_us)) {
+        s->counters.n_write_dropped++;
+    }
+}
+
+/* ---- Slots ---- */
+
+void kv_slot_release(struct kv_store *s, uint32_t node)
+{
+    uint32_t slot = node_at(s, node)->slot;
+    if (slot != KV_SLOT_NONE) {
+        kv_disk_release(&s->spill.disk, slot);
+        kv_node_set_slot(s, node, KV_SLOT_NONE);
+    }
+}
+
+static uint32_t slot_take(struct kv_store *s)
+{
+    uint32_t slot = kv_disk_take(&s->spill.disk, s->now_us);
+    if (slot == KV_SLOT_NONE && kv_evict_slot(s)) {
+        slot = kv_disk_take(&s->spill.disk, s->now_us);
+    }
+    return slot;
+}
+
+/* ---- Starting jobs ---- */
+
+static struct kv_job *job_fill(struct kv_store *s, uint32_t job, uint32_t node, uint32_t slot,
+                               uint32_t frame)
+{
+    const struct kv_disk *d = &s->spill.disk;
+    struct kv_job *j = kv_tier_job(s->spill.tier, job);
+    j->fd = kv_disk_fd(d, slot);
+    j->seg = slot / d->n_slot_segment;
+    j->slot = slot;
+    j->header_offset = kv_disk_header_offset(d, slot);
+    j->payload_offset = kv_disk_payload_offset(d, slot);
+    j->bytes = kv_arena_frame(&s->arena, frame);
+    j->deadline_us = j->begin_us + s->options.disk.io_timeout_us;
+    j->node = node;
+    j->generation = node_at(s, node)->generation;
+    j->frame = frame;
+    s->spill.busy[job] = true;
+    return j;
+}
+
+/* All that a header says of a node, CRCs excepted. */
+static void header_fill(const struct kv_store *s, uint32_t node, uint32_t slot,
+                        struct kv_slot_header *h)
+{
+    const struct kv_node *n = node_at(s, node);
+    uint32_t root = node;
+    while (node_at(s, root)->state != KV_NODE_ROOT) {
+        root = node_at(s, root)->parent;
+    }
+    memset(h, 0, sizeof *h);
+    memcpy(h->magic, KV_SLOT_MAGIC, sizeof h->magic);
+    h->version = KV_DISK_VERSION;
+    h->slot = slot;
+    h->chunk_bytes = s->options.chunk_bytes;
+    memcpy(h->fingerprint, s->options.disk.fingerprint, sizeof h->fingerprint);
+    memcpy(h->key, n->key, sizeof h->key);
+    memcpy(h->parent, node_at(s, n->parent)->key, sizeof h->parent);
+    memcpy(h->root, node_at(s, root)->key, sizeof h->root);
+    memcpy(h->tenant, s->tenants[n->tenant].digest, sizeof h->tenant);
+    h->n_tok = n->n_tok;
+    h->depth = n->depth;
+    h->freq = n->freq;
+    memcpy(h->tokens, kv_index_tokens(&s->index, node), n->n_tok * sizeof *h->tokens);
+}
+
+enum kv_load kv_load_start(struct kv_store *s, uint32_t node)
+{
+    struct kv_spill *p = &s->spill;
+    struct kv_node *n = node_at(s, node);
+    if (is_closed(s) || n->slot == KV_SLOT_NONE || s->now_us < n->retry_us ||
+        n->job_write != KV_JOB_NONE) {
+        return KV_LOAD_NO;
+    }
+    double queue_bytes = (kv_tier_n_busy(p->tier, false) + 1.0) * (double)s->options.chunk_bytes;
+    if (p->recompute_tok_s > 0 && p->restore_bytes_s > 0 &&
+        queue_bytes / p->restore_bytes_s >
+            (kv_tier_n_busy(p->tier, false) + 1.0) * n->n_tok / p->recompute_tok_s) {
+        return KV_LOAD_NO; /* computing is faster */
+    }
+    uint32_t job = kv_tier_job_new(p->tier, false);
+    if (job == KV_JOB_NONE) {
+        return KV_LOAD_BUSY;
+    }
+    n->job_read = job;
+    kv_node_update(s, node); /* its parent stays */
+    uint32_t frame = kv_frame_take(s, node_at(s, n->parent)->frame, n->depth);
+    if (frame == KV_FRAME_NONE) {
+        n->job_read = KV_JOB_NONE;
+        kv_node_update(s, node);
+        kv_tier_job_free(p->tier, job);
+        return KV_LOAD_NO;
+    }
+    kv_arena_io(&s->arena, frame, 1, 0);
+    kv_arena_unmap(&s->arena, frame);
+    kv_disk_io(&p->disk, n->slot, 1);
+    struct kv_job *j = job_fill(s, job, node, n->slot, frame);
+    header_fill(s, node, n->slot, j->want);
+    kv_tier_start(p->tier, job);
+    s->counters.n_read++;
+    return KV_LOAD_STARTED;
+}
+
+enum write_start { WRITE_STARTED, WRITE_LATER, WRITE_NEVER };
+
+static enum write_start write_start(struct kv_store *s, uint32_t node)
+{
+    struct kv_spill *p = &s->spill;
+    struct kv_node *n = node_at(s, node);
+    if (n->n_write_try >= N_WRITE_TRY) {
+        return WRITE_NEVER;
+    }
+    uint32_t job = kv_tier_job_new(p->tier, true);
+    if (job == KV_JOB_NONE) {
+        return WRITE_LATER;
+    }
+    n->job_write = job;
+    kv_node_update(s, node); /* its parent keeps its slot */
+    uint32_t slot = slot_take(s);
+    if (slot == KV_SLOT_NONE) {
+        n->job_write = KV_JOB_NONE;
+        kv_node_update(s, node);
+        kv_tier_job_free(p->tier, job);
+        return WRITE_NEVER;
+    }
+    n->n_write_try++;
+    kv_arena_io(&s->arena, n->frame, 0, 1);
+    kv_disk_io(&p->disk, slot, 1);
+    struct kv_job *j = job_fill(s, job, node, slot, n->frame);
+    header_fill(s, node, slot, j->header);
+    j->header->generation = ++p->disk.generation;
+    j->header->written_unix_s = clock_unix_s();
+    kv_tier_start(p->tier, job);
+    s->counters.n_write++;
+    return WRITE_STARTED;
+}
+
+/* The topmost of the node and its ancestors that is neither on disk nor on its way there. */
+static uint32_t first_unwritten(const struct kv_store *s, uint32_t node)
+{
+    uint32_t first = node;
+    for (uint32_t i = node_at(s, node)->parent;
+         node_at(s, i)->state != KV_NODE_ROOT && node_at(s, i)->slot == KV_SLOT_NONE &&
+         node_at(s, i)->job_write == KV_JOB_NONE;
+         i = node_at(s, i)->parent) {
+        first = i;
+    }
+    return first;
+}
+
+static bool take_credit(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    double rate = (double)s->options.disk.write_bytes_s_max;
+    if (rate <= 0) {
+        return true;
+    }
+    double most = rate * CREDIT_SECONDS;
+    most = most > (double)s->options.chunk_bytes ? most : (double)s->options.chunk_bytes;
+    p->write_credit_bytes += rate * (double)(s->now_us - p->credit_us) / 1e6;
+    p->write_credit_bytes = p->write_credit_bytes < most ? p->write_credit_bytes : most;
+    p->credit_us = s->now_us;
+    if (p->write_credit_bytes < (double)s->options.chunk_bytes) {
+        return false;
+    }
+    p->write_credit_bytes -= (double)s->options.chunk_bytes;
+    return true;
+}
+
+static void writes_pump(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    while (p->tails.n > 0 && p->tails.entries[p->tails.first].due_us <= s->now_us) {
+        struct kv_queued entry = p->tails.entries[p->tails.first];
+        queue_pop(&p->tails);
+        if (is_unwritten(s, &entry)) {
+            kv_spill_want(s, entry.node);
+        }
+    }
+    while (p->writes.n > 0 && !is_closed(s) && s->now_us >= p->write_pause_until_us) {
+        struct kv_queued entry = p->writes.entries[p->writes.first];
+        bool is_crowded =
+            (uint64_t)p->writes.n * BACKLOG_DEN > (uint64_t)p->writes.n_max * BACKLOG_NUM;
+        if (!is_unwritten(s, &entry)) {
+            queue_pop(&p->writes);
+            continue;
+        }
+        if (is_crowded && node_at(s, entry.node)->freq < 2) {
+            queue_pop(&p->writes);
+            s->counters.n_write_dropped++;
+            continue;
+        }
+        uint32_t node = first_unwritten(s, entry.node);
+        if (kv_tier_n_busy(p->tier, true) >= KV_N_JOB_WRITE || !take_credit(s)) {
+            return;
+        }
+        enum write_start started = write_start(s, node);
+        if (started == WRITE_LATER) {
+            return;
+        }
+        if (started == WRITE_NEVER || node == entry.node) {
+            queue_pop(&p->writes);
+            s->counters.n_write_dropped += started == WRITE_NEVER;
+        }
+    }
+}
+
+/* ---- Ending jobs ---- */
+
+static void measure(struct kv_store *s, const struct kv_job *j)
+{
+    struct kv_spill *p = &s->spill;
+    double us = (double)(clock_mono_us() - j->begin_us) + 1;
+    double rate =
+        (double)s->options.chunk_bytes * 1e6 / us * (1.0 + kv_tier_n_busy(p->tier, false));
+    p->restore_bytes_s = p->restore_bytes_s > 0 ? 0.9 * p->restore_bytes_s + 0.1 * rate : rate;
+}
+
+/* The node that waits for this job, or NONE: it may have gone, or have got its chunk otherwise. */
+static uint32_t waiting_node(const struct kv_store *s, const struct kv_job *j, uint32_t job)
+{
+    const struct kv_node *n = node_at(s, j->node);
+    bool waits = n->generation == j->generation && n->state == KV_NODE_SEALED &&
+                 (j->is_write ? n->job_write : n->job_read) == job;
+    return waits ? j->node : KV_NODE_NONE;
+}
+
+/* Nobody waits for a late job any more; its frame and slot stay taken until it is done. */
+static void job_late(struct kv_store *s, uint32_t job)
+{
+    struct kv_job *j = kv_tier_job(s->spill.tier, job);
+    uint32_t node = waiting_node(s, j, job);
+    j->was_late = true;
+    s->spill.n_late++;
+    s->counters.n_io_late++;
+    note_error(s);
+    if (node == KV_NODE_NONE) {
+        return;
+    }
+    if (j->is_write) {
+        node_at(s, node)->job_write = KV_JOB_NONE;
+    } else {
+        node_at(s, node)->job_read = KV_JOB_NONE;
+        node_at(s, node)->retry_us = s->now_us + LATE_RETRY_US;
+        kv_node_unload_below(s, node);
+    }
+    kv_node_update(s, node);
+    kv_node_collect(s, node);
+}
+
+static void read_done(struct kv_store *s, uint32_t job)
+{
+    const struct kv_job *j = kv_tier_job(s->spill.tier, job);
+    uint32_t node = waiting_node(s, j, job);
+    kv_disk_io(&s->spill.disk, j->slot, -1);
+    if (node != KV_NODE_NONE && j->result == ERR_OK) {
+        struct kv_node *n = node_at(s, node);
+        kv_node_set_frame(s, node, j->frame);
+        n->job_read = KV_JOB_NONE;
+        n->from_disk = true;
+        kv_node_renew(s, node);
+        kv_node_update(s, node);
+    }
+    kv_arena_io(&s->arena, j->frame, -1, 0);
+    if (node != KV_NODE_NONE && j->result != ERR_OK) {
+        node_at(s, node)->job_read = KV_JOB_NONE;
+        kv_node_drop(s, node); /* a slot that fails is a miss, and all behind it */
+    }
+    if (j->result == ERR_CORRUPT) {
+        s->counters.n_corrupt++;
+    } else if (j->result != ERR_OK) {
+        note_error(s);
+    } else if (!j->was_late) {
+        note_success(s);
+        measure(s, j);
+    }
+}
+
+/* False: the parent's write must end first. */
+static bool write_done(struct kv_store *s, uint32_t job)
+{
+    const struct kv_job *j = kv_tier_job(s->spill.tier, job);
+    uint32_t node = waiting_node(s, j, job);
+    bool is_kept = false;
+    if (node != KV_NODE_NONE) {
+        struct kv_node *n = node_at(s, node);
+        const struct kv_node *parent = node_at(s, n->parent);
+        bool has_parent = parent->state == KV_NODE_ROOT || parent->slot != KV_SLOT_NONE;
+        if (j->result == ERR_OK && !has_parent && parent->job_write != KV_JOB_NONE) {
+            return false;
+        }
+        is_kept = j->result == ERR_OK && has_parent;
+        n->job_write = KV_JOB_NONE;
+        if (is_kept) {
+            n->n_write_try = 0;
+            kv_node_set_slot(s, node, j->slot);
+            kv_node_renew(s, node);
+        } else {
+            kv_node_update(s, node);
+        }
+    }
+    if (!is_kept) {
+        kv_disk_release(&s->spill.disk, j->slot);
+    }
+    kv_disk_io(&s->spill.disk, j->slot, -1);
+    kv_arena_io(&s->arena, j->frame, 0, -1);
+    if (node != KV_NODE_NONE && !is_kept) {
+        kv_spill_want(s, node); /* as often as N_WRITE_TRY allows */
+        kv_node_collect(s, node);
+    }
+    if (j->result == ERR_FULL) {
+        s->spill.write_pause_until_us = s->now_us + FULL_PAUSE_US;
+    }
+    if (j->result != ERR_OK) {
+        note_error(s);
+    } else if (!j->was_late) {
+        note_success(s);
+    }
+    return true;
+}
+
+static void job_event(struct kv_store *s, uint32_t job)
+{
+    struct kv_spill *p = &s->spill;
+    struct kv_job *j = kv_tier_job(p->tier, job);
+    if (!kv_tier_job_is_done(p->tier, job)) {
+        if (!j->was_late) {
+            job_late(s, job);
+        }
+        return;
+    }
+    p->waits[job] = j->is_write && !write_done(s, job);
+    if (!p->waits[job]) {
+        if (!j->is_write) {
+            read_done(s, job);
+        }
+        p->busy[job] = false;
+        p->n_late -= j->was_late;
+        kv_tier_job_free(p->tier, job);
+    }
+}
+
+static void jobs_poll(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    uint32_t list[KV_N_JOB];
+    uint32_t n = kv_tier_poll(p->tier, list);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!p->waits[list[i]]) {
+            job_event(s, list[i]);
+        }
+    }
+    for (bool moved = true; moved;) { /* a chain of writes ends from its root */
+        moved = false;
+        for (uint32_t i = 0; i < KV_N_JOB; i++) {
+            if (p->waits[i]) {
+                job_event(s, i);
+                moved = moved || !p->waits[i];
+            }
+        }
+    }
+}
+
+/* ---- Opening ---- */
+
+struct found {
+    uint32_t slot;
+    uint32_t depth;
+    uint32_t n_tok;
+    uint32_t freq;
+    uint64_t generation;
+    uint8_t parent[32];
+    uint8_t root[32];
+    uint8_t tenant[32];
+    size_t tokens_at;
+};
+
+struct scan {
+    struct found *list;
+    size_t n;
+    size_t n_max;
+    int32_t *tokens;
+    size_t n_tok;
+    size_t n_tok_max;
+};
+
+static bool grow(void **list, size_t *n_max, size_t n, size_t item_bytes)
+{
+    if (n > *n_max) {
+        size_t n_new = 2 * n + 64;
+        void *more = realloc(*list, n_new * item_bytes);
+        if (!more) {
+            return false;
+        }
+        *list = more;
+        *n_max = n_new;
+    }
+    return true;
+}
+
+static bool scan_found(void *arg, const struct kv_slot_header *h)
+{
+    struct scan *c = arg;
+    void *list = c->list;
+    void *tokens = c->tokens;
+    bool has_room = grow(&list, &c->n_max, c->n + 1, sizeof *c->list) &&
+                    grow(&tokens, &c->n_tok_max, c->n_tok + h->n_tok, sizeof *c->tokens);
+    c->list = list;
+    c->tokens = tokens;
+    if (!has_room) {
+        return false;
+    }
+    struct found *f = &c->list[c->n++];
+    *f = (struct found){.slot = h->slot,
+                        .depth = h->depth,
+                        .n_tok = h->n_tok,
+                        .freq = h->freq,
+                        .generation = h->generation,
+                        .tokens_at = c->n_tok};
+    memcpy(f->parent, h->parent, sizeof f->parent);
+    memcpy(f->root, h->root, sizeof f->root);
+    memcpy(f->tenant, h->tenant, sizeof f->tenant);
+    memcpy(c->tokens + c->n_tok, h->tokens, h->n_tok * sizeof *h->tokens);
+    c->n_tok += h->n_tok;
+    return true;
+}
+
+/* Parents before children, newer before older. */
+static int found_compare(const void *a, const void *b)
+{
+    const struct found *x = a;
+    const struct found *y = b;
+    if (x->depth != y->depth) {
+        return x->depth < y->depth ? -1 : 1;
+    }
+    return x->generation > y->generation ? -1 : x->generation < y->generation;
+}
+
+/* Hangs a slot found on disk into the index; false when it has no place there. */
+static bool found_enter(struct kv_store *s, const struct found *f, const int32_t *tokens)
+{
+    uint32_t parent = KV_NODE_NONE;
+    if (f->depth == 0) {
+        parent = kv_root_of(s, f->root, f->tenant);
+    } else {
+        parent = kv_index_by_key(&s->index, f->parent);
+        const struct kv_node *p = parent == KV_NODE_NONE ? NULL : node_at(s, parent);
+        if (p && (p->state != KV_NODE_SEALED || p->slot == KV_SLOT_NONE ||
+                  p->n_tok != s->options.chunk_tok || p->depth + 1 != f->depth)) {
+            parent = KV_NODE_NONE;
+        }
+    }
+    if (parent == KV_NODE_NONE) {
+        return false;
+    }
+    uint32_t node = kv_index_child(&s->index, parent, tokens, f->n_tok);
+    if (node == KV_NODE_NONE) {
+        node = kv_child_new(s, parent, tokens, f->n_tok);
+        if (node == KV_NODE_NONE) {
+            kv_node_collect(s, parent);
+            return false;
+        }
+        kv_index_seal(&s->index, node);
+        node_at(s, node)->freq = f->freq > 0 ? f->freq - 1 : 0;
+    }
+    struct kv_node *n = node_at(s, node);
+    if (n->state != KV_NODE_SEALED || n->slot != KV_SLOT_NONE || n->job_write != KV_JOB_NONE) {
+        return false; /* an older copy, or somebody is computing it right now */
+    }
+    kv_node_touch(s, node);
+    kv_node_set_slot(s, node, f->slot);
+    return true;
+}
+
+static enum err_code spill_open(struct kv_store *s, struct err *e)
+{
+    const struct kv_disk_options *o = &s->options.disk;
+    struct kv_spill *p = &s->spill;
+    struct scan c = {0};
+    uint64_t begin_us = clock_mono_us();
+    enum err_code code = kv_disk_open(&p->disk, o->dir, o->fingerprint, o->cap_bytes,
+                                      s->options.chunk_tok, s->options.chunk_bytes, e);
+    if (code) {
+        return code;
+    }
+    const struct kv_tier_options t = {.backend = o->backend,
+                                      .throttle_read_bytes_s = o->throttle_read_bytes_s,
+                                      .throttle_write_bytes_s = o->throttle_write_bytes_s,
+                                      .throttle_latency_us = o->throttle_latency_us,
+                                      .hook = o->hook};
+    code = kv_tier_create(&p->disk, &t, &p->tier, e);
+    if (!code) {
+        code = kv_disk_scan(&p->disk, scan_found, &c, e);
+    }
+    if (code) {
+        goto out;
+    }
+    qsort(c.list, c.n, sizeof *c.list, found_compare);
+    uint32_t n_entered = 0;
+    for (size_t i = 0; i < c.n; i++) {
+        if (found_enter(s, &c.list[i], c.tokens + c.list[i].tokens_at)) {
+            n_entered++;
+        } else {
+            kv_disk_release(&p->disk, c.list[i].slot);
+        }
+    }
+    log_info("kv disk: %s by %s%s; %u of %u slots hold chunks, read in %llu ms", p->disk.path,
+             kv_tier_backend(p->tier), p->disk.is_direct ? ", O_DIRECT" : ", buffered", n_entered,
+             p->disk.n_seg_max * p->disk.n_slot_segment,
+             (unsigned long long)((clock_mono_us() - begin_us) / 1000));
+out:
+    if (code) {
+        (void)kv_tier_destroy(p->tier);
+        p->tier = NULL;
+        kv_disk_close(&p->disk);
+    }
+    free(c.list);
+    free(c.tokens);
+    return code;
+}
+
+enum err_code kv_spill_init(struct kv_store *s, struct err *e)
+{
+    struct kv_disk_options *o = &s->options.disk;
+    struct kv_spill *p = &s->spill;
+    if (!o->dir) {
+        return ERR_OK;
+    }
+    o->dir = strdup(o->dir);
+    o->io_timeout_us = o->io_timeout_us ? o->io_timeout_us : IO_TIMEOUT_US;
+    o->tail_idle_us = o->tail_idle_us ? o->tail_idle_us : TAIL_IDLE_US;
+    o->lock_wait_us = o->lock_wait_us ? o->lock_wait_us : LOCK_WAIT_US;
+    p->writes.n_max = p->tails.n_max = 2 * s->arena.n_frame;
+    p->writes.entries = calloc(p->writes.n_max, sizeof *p->writes.entries);
+    p->tails.entries = calloc(p->tails.n_max, sizeof *p->tails.entries);
+    if (!o->dir || !p->writes.entries || !p->tails.entries) {
+        return err_set(e, ERR_NOMEM, "no memory for the KV disk tier");
+    }
+    uint64_t until_us = clock_mono_us() + o->lock_wait_us;
+    enum err_code code = spill_open(s, e);
+    while (code == ERR_FULL && clock_mono_us() < until_us) { /* a killed predecessor, dying */
+        clock_sleep_us(20000);
+        code = spill_open(s, e);
+    }
+    if (code == ERR_FULL) {
+        log_warn("kv disk: %s; going on without it, and trying again", e->msg);
+        p->open_next_us = clock_mono_us() + OPEN_RETRY_US;
+        return ERR_OK;
+    }
+    return code;
+}
+
+bool kv_spill_finish(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    bool is_free = kv_tier_destroy(p->tier);
+    if (is_free) {
+        kv_disk_close(&p->disk);
+    } else {
+        log_warn("kv disk: %s does not answer; its memory stays", p->disk.path);
+    }
+    free(p->writes.entries);
+    free(p->tails.entries);
+    free((char *)s->options.disk.dir);
+    return is_free;
+}
+
+/* ---- What the scheduler calls ---- */
+
+void kv_poll(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    s->now_us = clock_mono_us();
+    if (!s->options.disk.dir) {
+        return;
+    }
+    if (!p->tier && s->now_us >= p->open_next_us) {
+        struct err e;
+        if (spill_open(s, &e) != ERR_OK) {
+            p->open_next_us = s->now_us + OPEN_RETRY_US;
+            return;
+        }
+    }
+    if (p->tier) {
+        jobs_poll(s);
+        writes_pump(s);
+        kv_publish(s);
+    }
+}
+
+bool kv_flush(struct kv_store *s, uint64_t timeout_us)
+{
+    struct kv_spill *p = &s->spill;
+    uint64_t until_us = clock_mono_us() + timeout_us;
+    for (uint32_t i = 0; i < p->tails.n; i++) {
+        p->tails.entries[(p->tails.first + i) % p->tails.n_max].due_us = 0;
+    }
+    for (;;) {
+        kv_poll(s);
+        if (!p->tier || is_closed(s) || s->now_us < p->write_pause_until_us) {
+            return p->writes.n == 0 && p->tails.n == 0;
+        }
+        if (p->writes.n == 0 && kv_tier_n_busy(p->tier, true) == 0 &&
+            kv_tier_n_busy(p->tier, false) == 0) {
+            return true;
+        }
+        if (s->now_us >= until_us) {
+            return false;
+        }
+        clock_sleep_us(50);
+    }
+}
+
+void kv_set_recompute_rate(struct kv_store *s, double tok_s)
+{
+    s->spill.recompute_tok_s = tok_s;
+}
+
+/* ---- Checks ---- */
+
+enum err_code kv_spill_check(const struct kv_store *s, struct err *e)
+{
+    const struct kv_spill *p = &s->spill;
+    if (!p->tier) {
+        return ERR_OK;
+    }
+    enum err_code code = kv_disk_check(&p->disk, e);
+    if (code) {
+        return code;
+    }
+    uint64_t n_read = 0;
+    uint64_t n_write = 0;
+    uint64_t n_slot = 0;
+    for (uint32_t i = 0; i < KV_N_JOB; i++) {
+        if (!p->busy[i]) {
+            continue;
+        }
+        const struct kv_job *j = kv_tier_job(p->tier, i);
+        const struct kv_frame *f = &s->arena.frames[j->frame];
+        if ((j->is_write ? f->n_write : f->n_read) == 0 || p->disk.slots[j->slot].n_io == 0) {
+            return err_set(e, ERR_INTERNAL, "job %u does not hold its frame and slot", i);
+        }
+        n_write += j->is_write;
+        n_read += !j->is_write;
+    }
+    n_slot = n_write;
+    for (uint32_t i = 0; i < s->index.n_node_max; i++) {
+        const struct kv_node *n = node_at(s, i);
+        if (n->state != KV_NODE_UNUSED && n->slot != KV_SLOT_NONE) {
+            n_slot++;
+            if (!p->disk.slots[n->slot].taken) {
+                return err_set(e, ERR_INTERNAL, "slot %u of index node %u is not taken", n->slot,
+                               i);
+            }
+        }
+    }
+    for (uint32_t f = 0; f < s->arena.n_frame; f++) {
+        n_read -= s->arena.frames[f].n_read;
+        n_write -= s->arena.frames[f].n_write;
+    }
+    if (n_read != 0 || n_write != 0 || n_slot != p->disk.n_taken) {
+        return err_set(e, ERR_INTERNAL, "jobs, frames in I/O and slots taken do not agree");
+    }
+    return ERR_OK;
+}
