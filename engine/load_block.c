@@ -276,7 +276,6 @@ void load_block(struct loader *L, int il)
         load_norm(L, il, "post_attention_norm", m->n_embd, &l->post_attn_norm, true);
         load_norm(L, il, "post_ffw_norm", m->n_embd, &l->post_ffn_norm, true);
     }
-    load_norm(L, il, m->ffn_norm_name, m->n_embd, &l->ffn_norm, m->pre_norm && !m->ffn_norm_shared);
     if (l->is_moe) {
         load_moe(L, il, l);
     } else {
