@@ -25,11 +25,13 @@
 
 #define POOL_BYTES         ((size_t)32 * 1024) /* libmicrohttpd's memory per connection */
 #define BACKLOG            1024
-#define SWALLOW_FACTOR     8    /* a body this many times too long is not read to its end */
-#define BODY_BYTES_PER_S   1024 /* slower bodies are cut */
+#define SWALLOW_BYTES      ((uint64_t)64 << 20) /* of a refused body: more is not read */
+#define BODY_BYTES_PER_S   1024                 /* slower bodies are cut */
 #define REPLY_BYTES_PER_S  (64 * 1024)
 #define SECOND_US          ((uint64_t)1000000)
 #define STREAM_BLOCK_BYTES ((size_t)16 * 1024)
+#define SEND_BUFFER_BYTES                                                                          \
+    (128 * 1024) /* the kernel's per connection: a slow reader holds no more */
 
 struct srv_http {
     struct srv *srv;
@@ -304,7 +306,7 @@ static enum MHD_Result on_head(struct srv_job *j, struct MHD_Connection *connect
     }
     if (!check_route(j, method, &h, &f)) {
         j->early = f;
-        bool long_body = h.content_length / SWALLOW_FACTOR > j->srv->cfg->body_bytes_max;
+        bool long_body = h.content_length > SWALLOW_BYTES;
         if (h.expects_continue || long_body) {
             j->must_close = true; /* the body is not read: the connection cannot go on */
             return send_fail(j, connection, &f);
@@ -324,7 +326,7 @@ static enum MHD_Result on_body(struct srv_job *j, struct MHD_Connection *connect
     uint64_t allowed_us = cfg->header_s * SECOND_US + j->n_body * SECOND_US / BODY_BYTES_PER_S;
     srv_conn_set_deadline(conn_of(connection), j->begin_us + allowed_us);
     (void)atomic_fetch_add_explicit(&j->srv->metrics.n_request_byte, n, memory_order_relaxed);
-    if (j->n_body / SWALLOW_FACTOR > cfg->body_bytes_max) {
+    if (j->n_body > cfg->body_bytes_max && j->n_body > SWALLOW_BYTES) {
         return MHD_NO; /* chunked and without end */
     }
     if (!j->early.status && j->n_body > cfg->body_bytes_max) {
@@ -503,6 +505,8 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
     if (how == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        int n_send = SEND_BUFFER_BYTES;
+        (void)setsockopt(info->connect_fd, SOL_SOCKET, SO_SNDBUF, &n_send, sizeof n_send);
         struct srv_conn *c = srv_conn_open(h->conns, info->connect_fd);
         *socket_context = c;
         if (c) {

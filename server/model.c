@@ -97,8 +97,10 @@ static void print_summary(const struct srv *s, uint64_t load_us)
     char per_tok[32];
     struct kv_stats stats;
     kv_get_stats(s->kv, &stats);
-    log_info("model %s: %s %s, %.2fB parameters, %s of weights, ready in %.1f s", s->model_name,
-             info->arch, info->format, (double)info->n_param / 1e9,
+    bool small = info->n_param < 1000000000;
+    log_info("model %s: %s %s, %.3g %s parameters, %s of weights, ready in %.1f s", s->model_name,
+             info->arch, info->format, (double)info->n_param / (small ? 1e6 : 1e9),
+             small ? "million" : "billion",
              units_format_bytes(info->weights_bytes, weights, sizeof weights),
              (double)load_us / 1e6);
     log_info("compute: %s kernels, %u threads; context %u tokens (trained for %u)", info->isa,

@@ -1,0 +1,117 @@
+// The official openai package against the server: completions and chat, streamed and not, errors.
+// node test_sdk.mjs URL MODEL KEY
+import assert from 'node:assert/strict';
+import OpenAI, { APIError, AuthenticationError, NotFoundError, BadRequestError } from 'openai';
+
+const [url, model, key] = process.argv.slice(2);
+const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0 });
+const messages = [{ role: 'system', content: 'Be kind.' }, { role: 'user', content: 'Once upon a time' }];
+const common = { model, max_tokens: 12, temperature: 0, seed: 1 };
+
+async function models() {
+    const ids = [];
+    for await (const m of client.models.list()) ids.push(m.id);
+    assert.deepEqual(ids, [model]);
+    assert.equal((await client.models.retrieve(model)).object, 'model');
+}
+
+async function chat() {
+    const whole = await client.chat.completions.create({ ...common, messages });
+    const [choice] = whole.choices;
+    assert.equal(whole.object, 'chat.completion');
+    assert.equal(choice.message.role, 'assistant');
+    assert.ok(choice.message.content.length > 0);
+    assert.ok(['stop', 'length'].includes(choice.finish_reason));
+    assert.equal(whole.usage.total_tokens, whole.usage.prompt_tokens + whole.usage.completion_tokens);
+
+    const stream = await client.chat.completions.create({
+        ...common, messages, stream: true, stream_options: { include_usage: true },
+    });
+    let text = '', finish = null, usage = null, first = null;
+    for await (const chunk of stream) {
+        assert.equal(chunk.object, 'chat.completion.chunk');
+        first ??= chunk;
+        text += chunk.choices[0]?.delta.content ?? '';
+        finish = chunk.choices[0]?.finish_reason ?? finish;
+        usage = chunk.usage ?? usage;
+    }
+    assert.equal(first.choices[0].delta.role, 'assistant');
+    assert.equal(text, choice.message.content);
+    assert.equal(finish, choice.finish_reason);
+    assert.deepEqual(usage, whole.usage);
+
+    // The SDK's own accumulator must agree.
+    const helper = client.chat.completions.stream({ ...common, messages });
+    assert.equal((await helper.finalChatCompletion()).choices[0].message.content, text);
+}
+
+async function several() {
+    const whole = await client.chat.completions.create({
+        ...common, messages, n: 3, temperature: 0.9, logprobs: true, top_logprobs: 2,
+    });
+    assert.deepEqual(whole.choices.map((c) => c.index), [0, 1, 2]);
+    for (const choice of whole.choices) {
+        assert.ok(choice.logprobs.content.length > 0);
+        for (const t of choice.logprobs.content) {
+            assert.ok(t.logprob <= 0 && t.top_logprobs.length === 2 && Array.isArray(t.bytes));
+        }
+    }
+    const stream = await client.chat.completions.create({
+        ...common, messages, n: 3, temperature: 0.9, stream: true,
+    });
+    const texts = ['', '', ''];
+    for await (const chunk of stream) {
+        for (const c of chunk.choices) texts[c.index] += c.delta.content ?? '';
+    }
+    assert.deepEqual(texts, whole.choices.map((c) => c.message.content));
+}
+
+async function completions() {
+    const whole = await client.completions.create({ ...common, prompt: ['Once', 'Twice'], logprobs: 2 });
+    assert.equal(whole.object, 'text_completion');
+    assert.equal(whole.choices.length, 2);
+    const l = whole.choices[0].logprobs;
+    assert.equal(l.tokens.length, l.token_logprobs.length);
+    assert.equal(l.tokens.length, l.text_offset.length);
+    const stream = await client.completions.create({ ...common, prompt: ['Once', 'Twice'], stream: true });
+    const texts = ['', ''];
+    for await (const chunk of stream) {
+        for (const c of chunk.choices) texts[c.index] += c.text;
+    }
+    assert.deepEqual(texts, whole.choices.map((c) => c.text));
+    const echoed = await client.completions.create({ ...common, prompt: 'Once', echo: true });
+    assert.equal(echoed.choices[0].text, 'Once' + texts[0]);
+    const stopped = await client.completions.create({
+        ...common, prompt: 'Once', max_tokens: 60, stop: texts[0].slice(2, 5),
+    });
+    assert.ok(!stopped.choices[0].text.includes(texts[0].slice(2, 5)));
+    assert.equal(stopped.choices[0].finish_reason, 'stop');
+}
+
+async function errors() {
+    const ask = (more, who = client) => who.chat.completions.create({ ...common, messages, ...more });
+    await assert.rejects(ask({ model: 'gpt-9' }), (e) => e instanceof NotFoundError
+        && e.code === 'model_not_found' && e.param === 'model' && e.requestID.length > 0);
+    await assert.rejects(ask({ temperature: 9 }), (e) => e instanceof BadRequestError
+        && e.param === 'temperature' && e.type === 'invalid_request_error');
+    await assert.rejects(ask({ messages: [] }), BadRequestError);
+    await assert.rejects(ask({ stream: true, max_tokens: -1 }), BadRequestError);
+    const stranger = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'wrong', maxRetries: 0 });
+    await assert.rejects(ask({}, stranger), (e) => e instanceof AuthenticationError
+        && e.code === 'invalid_api_key');
+    assert.ok(APIError);
+}
+
+async function leave() {
+    const stream = await client.chat.completions.create({
+        ...common, messages, max_tokens: 2000, stream: true,
+    });
+    for await (const chunk of stream) {
+        if (chunk.choices[0]?.delta.content) break; // closes the connection
+    }
+}
+
+for (const test of [models, chat, several, completions, errors, leave]) {
+    await test();
+    console.log(`${test.name}: passed`);
+}
