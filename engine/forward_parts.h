@@ -48,7 +48,8 @@ struct fwd {
     uint32_t n_tok_max;
     uint32_t n_out_max;
     uint32_t last_kv_layer; /* the last that writes KV */
-    void *memory;           /* all scratch below */
+    void *memory;           /* all scratch below, mapped */
+    uint64_t memory_bytes;
 
     struct fwd_slice *slices;     /* [n_tok_max] */
     struct att_slice *att_slices; /* [n_tok_max] */

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define SCRATCH_ALIGN     64
 #define N_TOK_MAX         512
@@ -153,25 +154,56 @@ static void choose_limits(struct fwd *f)
     }
 }
 
+/* Straight from the kernel: zeroed, and resident only as far as steps reach. */
 static enum err_code take_scratch(struct fwd *f, struct err *e)
 {
     struct parts ps = {.n = 0};
     want_all(&ps, f, f->n_tok_max, f->n_out_max);
     want_moe(&ps, f, f->n_tok_max);
     want_special(&ps, f, f->n_tok_max);
-    uint64_t n_byte = parts_bytes(&ps);
-    f->memory = aligned_alloc(SCRATCH_ALIGN, n_byte);
-    if (!f->memory) {
+    f->memory_bytes = parts_bytes(&ps);
+    f->memory = mmap(NULL, f->memory_bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (f->memory == MAP_FAILED) {
+        f->memory = NULL;
         return err_set(e, ERR_NOMEM, "out of memory for %llu bytes of scratch",
-                       (unsigned long long)n_byte);
+                       (unsigned long long)f->memory_bytes);
     }
-    memset(f->memory, 0, n_byte);
     char *at = f->memory;
     for (uint32_t i = 0; i < ps.n; i++) {
         memcpy(ps.list[i].ret_p, &at, sizeof at);
         at += ps.list[i].n_byte;
     }
     return ERR_OK;
+}
+
+/* Prepares a step's worth of rows for w once, so that the activations' memory is taken now. */
+static enum err_code grow_act(struct fwd *f, const struct model_linear *lin, const float *rows,
+                              struct err *e)
+{
+    const struct gemm_weight *w = &lin->w;
+    return w->data ? gemm_act_prepare(f->env.gemm, w, rows, w->n_in, f->n_tok_max, &f->act, e)
+                   : ERR_OK;
+}
+
+static enum err_code grow_acts(struct fwd *f, struct err *e)
+{
+    const struct model *m = f->env.m;
+    enum err_code code = grow_act(f, &m->output, f->h, e);
+    for (uint32_t i = 0; i < m->n_layer && !code; i++) {
+        const struct model_layer *l = &m->layers[i];
+        bool seen = i > 0 && l->ffn.down.w.type == l[-1].ffn.down.w.type &&
+                    l->q.w.type == l[-1].q.w.type && l->o.w.type == l[-1].o.w.type;
+        if (seen) {
+            continue;
+        }
+        const float *heads = l->mla ? f->mla.out : f->att;
+        code = grow_act(f, &l->q, l->mla && l->mla->q_a.w.data ? f->mla.q_a : f->h, e);
+        code = code ? code : grow_act(f, &l->o, heads, e);
+        code = code ? code : grow_act(f, &l->ffn.up, f->h_ffn, e);
+        code = code ? code : grow_act(f, &l->ffn.down, f->gate, e);
+    }
+    return code;
 }
 
 enum err_code fwd_create(const struct fwd_env *env, struct fwd **ret_f, struct err *e)
@@ -188,6 +220,7 @@ enum err_code fwd_create(const struct fwd_env *env, struct fwd **ret_f, struct e
     }
     choose_limits(f);
     enum err_code code = take_scratch(f, e);
+    code = code ? code : grow_acts(f, e);
     if (code) {
         fwd_destroy(f);
         return code;
@@ -208,7 +241,9 @@ void fwd_destroy(struct fwd *f)
     for (uint32_t i = 0; f->mla.acts && i < f->env.m->layers[0].n_head; i++) {
         gemm_act_finish(&f->mla.acts[i]);
     }
-    free(f->memory);
+    if (f->memory) {
+        (void)munmap(f->memory, f->memory_bytes);
+    }
     free(f);
 }
 
