@@ -368,8 +368,10 @@ static enum err_code reserve(struct eng_ids *out, size_t n, struct err *e)
     return ERR_OK;
 }
 
-/* A symbol that is no token, byte by byte; a space stands for U+2581 where characters merge. */
-static enum err_code emit_bytes(const struct merges *m, const char *s, size_t n,
+/* A symbol that is no token, byte by byte; a space stands for U+2581 where characters merge. A byte
+ * that the vocabulary cannot say is left out. A run of unknown characters of a word, whose ids
+ * begin at out[from], is one unknown token. */
+static enum err_code emit_bytes(const struct merges *m, const char *s, size_t n, size_t from,
                                 struct eng_ids *out, struct err *e)
 {
     static const char lower_block[] = "\xe2\x96\x81";
@@ -379,18 +381,14 @@ static enum err_code emit_bytes(const struct merges *m, const char *s, size_t n,
     }
     for (size_t i = 0; m->by_char && i < n; i++) {
         if (m->byte_id[(unsigned char)s[i]] == ENG_TOKEN_NONE && m->unk_id != ENG_TOKEN_NONE) {
-            return eng_ids_push(out, m->unk_id, e);
+            bool again = out->n > from && out->ids[out->n - 1] == m->unk_id;
+            return again ? ERR_OK : eng_ids_push(out, m->unk_id, e);
         }
     }
     for (size_t i = 0; i < n; i++) {
         int32_t id = m->byte_id[(unsigned char)s[i]];
         id = id == ENG_TOKEN_NONE ? m->unk_id : id;
-        if (id == ENG_TOKEN_NONE) {
-            return err_set(e, ERR_INVALID,
-                           "the model's vocabulary has no token for the byte 0x%02x",
-                           (unsigned char)s[i]);
-        }
-        enum err_code rc = eng_ids_push(out, id, e);
+        enum err_code rc = id == ENG_TOKEN_NONE ? ERR_OK : eng_ids_push(out, id, e);
         if (rc) {
             return rc;
         }
@@ -399,13 +397,13 @@ static enum err_code emit_bytes(const struct merges *m, const char *s, size_t n,
 }
 
 static inline enum err_code emit(const struct merges *m, uint32_t sym, const char *s, size_t n,
-                                 struct eng_ids *out, struct err *e)
+                                 size_t from, struct eng_ids *out, struct err *e)
 {
     if (sym < m->n_token) {
         out->ids[out->n++] = (int32_t)sym;
         return ERR_OK;
     }
-    return emit_bytes(m, s, n, out, e);
+    return emit_bytes(m, s, n, from, out, e);
 }
 
 /* Splits the word into its first symbols: sym[i] and start[i] with a stride in bytes. */
@@ -428,6 +426,7 @@ static enum err_code word_heap(const struct merges *m, struct merge_scratch *scr
                                const char *word, size_t n, struct eng_ids *out, struct err *e)
 {
     struct chain c = {0};
+    size_t from = out->n;
     enum err_code rc = chain_init(&c, scratch, n, e);
     if (rc) {
         return rc;
@@ -438,7 +437,7 @@ static enum err_code word_heap(const struct merges *m, struct merge_scratch *scr
         size_t end = c.next[i] == MERGE_SYM_NONE ? n : c.start[c.next[i]];
         rc = reserve(out, 1, e);
         if (!rc) {
-            rc = emit(m, c.sym[i], word + c.start[i], end - c.start[i], out, e);
+            rc = emit(m, c.sym[i], word + c.start[i], end - c.start[i], from, out, e);
         }
     }
     return rc;
@@ -456,12 +455,13 @@ enum err_code merge_word_plain(const struct merges *m, struct merge_scratch *scr
         return rc;
     }
     struct part parts[MERGE_SHORT + 1];
+    size_t from = out->n;
     size_t k = first_symbols(m, word, n, &parts->sym, &parts->start, sizeof *parts);
     k = merge_short(m, parts, k);
     parts[k].start = (uint32_t)n;
     for (size_t i = 0; i < k && !rc; i++) {
-        rc = emit(m, parts[i].sym, word + parts[i].start, parts[i + 1].start - parts[i].start, out,
-                  e);
+        rc = emit(m, parts[i].sym, word + parts[i].start, parts[i + 1].start - parts[i].start, from,
+                  out, e);
     }
     return rc;
 }

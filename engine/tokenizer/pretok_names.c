@@ -11,8 +11,8 @@
 
 static const struct split_rule gpt2 = {.form = SPLIT_GPT2};
 static const struct split_rule lines = {.form = SPLIT_LINES};
-static const struct split_rule threes = {.form = SPLIT_THREES, .letters = UNI_BIT(UNI_ND)};
-static const struct split_rule number_threes = {.form = SPLIT_THREES, .letters = UNI_N};
+static const struct split_rule cuts = {.form = SPLIT_CUTS, .letters = UNI_BIT(UNI_ND)};
+static const struct split_rule threes = {.form = SPLIT_THREES, .letters = UNI_N};
 static const struct split_rule groups = {.form = SPLIT_GROUPS, .letters = UNI_BIT(UNI_ND)};
 static const struct split_rule llama3 = {
     .form = SPLIT_WORDS, .letters = UNI_L, .n_digit_max = 3, .contractions = true, .tail = "\r\n"};
@@ -32,6 +32,8 @@ static const struct split_rule no_tail = {
     .form = SPLIT_WORDS, .letters = UNI_L, .n_digit_max = 1, .contractions = true, .tail = ""};
 static const struct split_rule no_contractions = {
     .form = SPLIT_WORDS, .letters = UNI_L, .n_digit_max = 1, .tail = "\r\n"};
+static const struct split_rule jais2 = {
+    .form = SPLIT_BLOCKS, .letters = UNI_L, .n_digit_max = 3, .contractions = true, .tail = "\r\n"};
 static const struct split_rule o200k = {
     .form = SPLIT_CASED, .n_digit_max = 3, .contractions = true, .tail = "\r\n/"};
 static const struct split_rule tekken = {.form = SPLIT_CASED, .n_digit_max = 1, .tail = "\r\n/"};
@@ -99,15 +101,6 @@ static const struct split_rule kimi = {
     "|[\\x{ff01}\\x{2026}\\x{201c}\\x{201d}\\x{2018}\\x{2019}\\x{2014}\\x{ff1a}\\x{ff1b}"          \
     "\\x{ff0c}\\x{3001}-\\x{303f}\\x{fe30}-\\x{fe4f}]+|[\\x{3105}-\\x{312f}]+|" HAN_KANA
 
-/* White space in powers of two, for Jais 2. */
-#define WORDS_BEFORE_BLANKS                                                                        \
-    CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*|"
-#define BLANKS_OF(n) SPACE "{" n "}(?!" SOLID ")|"
-#define JAIS2                                                                                      \
-    WORDS_BEFORE_BLANKS SPACE "*[\\r\\n]+|" BLANKS_OF("512") BLANKS_OF("256") BLANKS_OF("128")     \
-        BLANKS_OF("64") BLANKS_OF("32") BLANKS_OF("16") BLANKS_OF("8") BLANKS_OF("4")              \
-            BLANKS_OF("1,2") SPACE
-
 /* Words joined by single spaces; possessive, which changes nothing here but needs no stack. */
 #define EXAONE_MOE                                                                                 \
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}[\\p{L}\\p{M}]*+(?: \\p{L}[\\p{L}\\p{M}]*+)*+"      \
@@ -160,14 +153,13 @@ const struct pretok_spec pretok_specs[] = {
                 REGEX(DEEPSEEK_CJK), DIGIT}},
     {.names = "deepseek-v3 hunyuan-dense joyai-llm hy_v4 ",
      .stages = {REGEX("\\p{N}{1,3}"), REGEX(HAN_KANA), REGEX(DEEPSEEK_V3)}},
-    {.names = "afmoe ",
-     .stages = {RULE(number_threes), REGEX(CJK_AND_NEIGHBOURS), REGEX(DEEPSEEK_V3)}},
+    {.names = "afmoe ", .stages = {RULE(threes), REGEX(CJK_AND_NEIGHBOURS), REGEX(DEEPSEEK_V3)}},
     {.names = "falcon ",
      .stages = {REGEX("[" PUNCTUATION "]+"), RULE(gpt2), REGEX("[0-9][0-9][0-9]")}},
     {.names = "bloom poro-chat gpt3-finnish ", .stages = {REGEX(BLOOM)}},
     {.names = "viking ", .stages = {REGEX(BLOOM), DIGIT}},
-    {.names = "jais-2 ", .stages = {REGEX(JAIS2)}},
-    {.names = "superbpe ", .stages = {DIGITS, RULE(threes)}},
+    {.names = "jais-2 ", .stages = {RULE(jais2)}},
+    {.names = "superbpe ", .stages = {DIGITS, RULE(cuts)}},
     {.names = "exaone-moe ", .stages = {REGEX(EXAONE_MOE)}},
     {.names = "chameleon ",
      .stages = {REGEX("<sentinel:[0-9]+>"), REGEX("IMGIMG[A-I]{1,4}Z"), REGEX("[\\t\\n]|    |  "),

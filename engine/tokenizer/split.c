@@ -11,6 +11,8 @@
 /* Word characters of \b: letters, marks, decimal digits, connectors, letter-like numbers. */
 #define WORD (UNI_L | UNI_M | UNI_BIT(UNI_ND) | UNI_BIT(UNI_NL) | UNI_BIT(UNI_PC))
 
+#define BLOCK_MAX 512
+
 #define LONG_S 0x17f /* its upper case is S, so (?i:'s) takes it */
 
 /* Category bit of the character at s and its length; 0 at the end. */
@@ -110,6 +112,33 @@ static const char *blanks_or_lines(const char *s, const char *end)
     return at == end || last == s ? at : last;
 }
 
+/* The same with \s+(?!\S)|\s+ in powers of two: \s{512}(?!\S)|…|\s{4}(?!\S)|\s{1,2}(?!\S)|\s */
+static const char *blocks_or_lines(struct split_memo *memo, const char *s, const char *end)
+{
+    if (memo->until <= s) {
+        const char *stop = run(s, end, UNI_SPACE, UINT32_MAX);
+        const char *line = stop;
+        while (line > s && line[-1] != '\n' && line[-1] != '\r') {
+            line--;
+        }
+        if (line > s) {
+            return line;
+        }
+        memo->until = stop;
+    }
+    for (uint32_t n = BLOCK_MAX; n; n /= 2) {
+        uint32_t left = n;
+        const char *at = s;
+        for (size_t len; left && peek(at, memo->until, &len) & UNI_SPACE; at += len) {
+            left--;
+        }
+        if (!left && (at < memo->until || at == end)) {
+            return at;
+        }
+    }
+    return run(s, end, UNI_SPACE, 1);
+}
+
 static const char *next_gpt2(const char *s, const char *end)
 {
     size_t len = contraction(s, end, false);
@@ -132,8 +161,8 @@ static const char *next_gpt2(const char *s, const char *end)
 
 /* What SPLIT_WORDS and SPLIT_CASED share, after words:
  * \p{N}{1,DIGITS}| ?[^\s\p{N}LETTERS]+[TAIL]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
-static const char *next_other(const struct split_rule *rule, uint32_t letters, const char *s,
-                              const char *end)
+static const char *next_other(const struct split_rule *rule, struct split_memo *memo,
+                              uint32_t letters, const char *s, const char *end)
 {
     size_t len;
     if (peek(s, end, &len) & UNI_N) {
@@ -144,7 +173,7 @@ static const char *next_other(const struct split_rule *rule, uint32_t letters, c
     if (peek(at, end, &len) & marks) {
         return run_of(run(at + len, end, marks, UINT32_MAX), end, rule->tail);
     }
-    return blanks_or_lines(s, end);
+    return rule->form == SPLIT_BLOCKS ? blocks_or_lines(memo, s, end) : blanks_or_lines(s, end);
 }
 
 /* Where letters may start: after [^\r\n\p{L}\p{N}]?, taken if there is one. */
@@ -155,7 +184,8 @@ static const char *after_lead(const char *s, const char *end)
     return bit & (UNI_L | UNI_N) || *s == '\r' || *s == '\n' ? s : s + len;
 }
 
-static const char *next_words(const struct split_rule *rule, const char *s, const char *end)
+static const char *next_words(const struct split_rule *rule, struct split_memo *memo, const char *s,
+                              const char *end)
 {
     size_t len = rule->contractions ? contraction(s, end, true) : 0;
     if (len) {
@@ -168,7 +198,7 @@ static const char *next_words(const struct split_rule *rule, const char *s, cons
     if (peek(s, end, &len) & rule->letters) {
         return run(s + len, end, rule->letters, UINT32_MAX);
     }
-    return next_other(rule, rule->letters, s, end);
+    return next_other(rule, memo, rule->letters, s, end);
 }
 
 /* peek for SPLIT_CASED: letters and marks of the Han script are none. */
@@ -213,7 +243,8 @@ static const char *upper_only(const struct split_rule *rule, const char *s, cons
     return at == s ? NULL : at;
 }
 
-static const char *next_cased(const struct split_rule *rule, const char *s, const char *end)
+static const char *next_cased(const struct split_rule *rule, struct split_memo *memo, const char *s,
+                              const char *end)
 {
     const char *at = s;
     while (rule->han && at < end) {
@@ -234,7 +265,7 @@ static const char *next_cased(const struct split_rule *rule, const char *s, cons
     if (stop) {
         return stop + (rule->contractions ? contraction(stop, end, true) : 0);
     }
-    return next_other(rule, UNI_L, s, end);
+    return next_other(rule, memo, UNI_L, s, end);
 }
 
 static const char *next_line(const char *s, const char *end)
@@ -258,30 +289,66 @@ static const char *next_spaced(const char *s, const char *end)
     return space ? space : end;
 }
 
-/* Text up to the next digit, else the first group of a run of digits. A run that must end at a word
- * boundary and does not is taken whole, as the expression leaves it. */
+/* Text up to the next run of digits that is in groups, else that run's first group. */
 static const char *next_group(const struct split_rule *rule, struct split_memo *memo, const char *s,
                               const char *end)
 {
     const uint32_t digits = rule->letters;
-    const char *at = run(s, end, ~digits, UINT32_MAX);
-    if (at > s) {
-        return at;
-    }
-    if (memo->digits_end > s) {
+    if (memo->until > s) {
         return run(s, end, digits, 3);
     }
-    uint32_t n_digit = 0;
-    size_t len = 0;
-    while (peek(at, end, &len) & digits) {
-        at += len;
-        n_digit++;
+    for (const char *at = s;;) {
+        const char *from = run(at, end, ~digits, UINT32_MAX);
+        uint32_t n_digit = 0;
+        size_t len = 0;
+        at = from;
+        while (peek(at, end, &len) & digits) {
+            at += len;
+            n_digit++;
+        }
+        if (rule->form == SPLIT_GROUPS && peek(at, end, &len) & WORD) {
+            continue;
+        }
+        if (from > s) {
+            return from;
+        }
+        memo->until = at;
+        return run(s, end, digits, n_digit % 3 ? n_digit % 3 : 3);
     }
-    if (rule->form == SPLIT_GROUPS && peek(at, end, &len) & WORD) {
-        return at;
+}
+
+/* Up to the next place that whole threes of digits follow up to the end of their run. */
+static const char *next_cut(const struct split_rule *rule, struct split_memo *memo, const char *s,
+                            const char *end)
+{
+    const uint32_t digits = rule->letters;
+    const char *at = s;
+    if (memo->until > s) {
+        at = run(s, end, digits, 3);
+        if (at < memo->until) {
+            return at;
+        }
     }
-    memo->digits_end = at;
-    return run(s, end, digits, n_digit % 3 ? n_digit % 3 : 3);
+    while (at < end) {
+        const char *from = run(at, end, ~digits, UINT32_MAX);
+        uint32_t n_digit = 0;
+        size_t len = 0;
+        at = from;
+        while (peek(at, end, &len) & digits) {
+            at += len;
+            n_digit++;
+        }
+        if (n_digit < 3) {
+            continue;
+        }
+        memo->until = at;
+        const char *cut = run(from, end, digits, n_digit % 3);
+        cut = cut > s ? cut : run(s, end, digits, 3);
+        if (cut < at) {
+            return cut;
+        }
+    }
+    return end;
 }
 
 size_t split_next(const struct split_rule *rule, struct split_memo *memo, const char *s, size_t n)
@@ -290,10 +357,12 @@ size_t split_next(const struct split_rule *rule, struct split_memo *memo, const 
     const char *stop = end;
     switch (rule->form) {
     case SPLIT_GPT2: stop = next_gpt2(s, end); break;
-    case SPLIT_WORDS: stop = next_words(rule, s, end); break;
-    case SPLIT_CASED: stop = next_cased(rule, s, end); break;
+    case SPLIT_WORDS:
+    case SPLIT_BLOCKS: stop = next_words(rule, memo, s, end); break;
+    case SPLIT_CASED: stop = next_cased(rule, memo, s, end); break;
     case SPLIT_LINES: stop = next_line(s, end); break;
     case SPLIT_SPACES: stop = next_spaced(s, end); break;
+    case SPLIT_CUTS: stop = next_cut(rule, memo, s, end); break;
     case SPLIT_THREES:
     case SPLIT_GROUPS: stop = next_group(rule, memo, s, end); break;
     }

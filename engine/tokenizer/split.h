@@ -16,6 +16,9 @@ enum split_form {
     /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[LETTERS]+|\p{N}{1,DIGITS}
      * | ?[^\s\p{N}LETTERS]+[TAIL]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
     SPLIT_WORDS,
+    /* The same with white space in powers of two, instead of \s+(?!\S)|\s+:
+     * \s{512}(?!\S)|\s{256}(?!\S)|…|\s{4}(?!\S)|\s{1,2}(?!\S)|\s */
+    SPLIT_BLOCKS,
     /* With U = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], W = [\p{Ll}\p{Lm}\p{Lo}\p{M}] and, if contractions,
      * C = (?i:'s|'t|'re|'ve|'m|'ll|'d)?:
      * [^\r\n\p{L}\p{N}]?U*W+C|[^\r\n\p{L}\p{N}]?U+W*C|\p{N}{1,DIGITS}
@@ -26,11 +29,13 @@ enum split_form {
     SPLIT_LINES,
     /* [ ]*[^ ]+|[ ]+ : where no token holds a space after another character */
     SPLIT_SPACES,
+    /* (?=([LETTERS]{3})+(?![LETTERS])) : a cut wherever threes of digits begin, from the run's end
+     */
+    SPLIT_CUTS,
     /* [LETTERS]{1,3}(?=(?:[LETTERS]{3})*(?![LETTERS])) : digits in threes from the end of their run
      */
     SPLIT_THREES,
-    /* [LETTERS]{1,3}(?=(?:[LETTERS]{3})*\b) : the same where a run ends at a word boundary; a run
-     * that does not is one piece */
+    /* [LETTERS]{1,3}(?=(?:[LETTERS]{3})*\b) : the same for runs that end at a word boundary */
     SPLIT_GROUPS,
 };
 
@@ -45,7 +50,7 @@ struct split_rule {
 
 /* What one pass over a text remembers between calls; zero at its start. */
 struct split_memo {
-    const char *digits_end; /* the run of digits before it is in threes from here on */
+    const char *until; /* end of a run that was looked through and is given in parts */
 };
 
 size_t split_next(const struct split_rule *rule, struct split_memo *memo, const char *s, size_t n);

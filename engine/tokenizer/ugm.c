@@ -307,6 +307,9 @@ static enum err_code normalise(const struct vocab *v, const char *s, size_t n, s
         s += len;
         n -= len;
     }
+    while (u->one_space && out->len && out->data[out->len - 1] == ' ') {
+        out->len--; /* U+2581 at the end: spaces there were never put */
+    }
     return rc ? rc : buf_ok(out) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a text");
 }
 

@@ -75,7 +75,8 @@ const struct vocab_facts *vocab_facts(const struct vocab *v);
 uint32_t vocab_n(const struct vocab *v);
 
 /* Appends the ids of text to out; flags are enum eng_tokenize_flags. Invalid UTF-8 is taken as
- * U+FFFD, byte by byte. On failure out is as before. Time is n log n at worst. */
+ * U+FFFD, byte by byte; characters that a vocabulary without an unknown token cannot say are left
+ * out, as its own tokenizer does. On failure out is as before. Time is n log n at worst. */
 enum err_code vocab_tokenize(const struct vocab *v, const char *text, size_t n, unsigned flags,
                              struct eng_ids *out, struct err *e);
 
