@@ -5,6 +5,7 @@
 #include "engine/chat.h"
 #include "engine/forward.h"
 #include "engine/gguf.h"
+#include "engine/gguf_facts.h"
 #include "engine/kernels/attention.h"
 #include "engine/kernels/cpu.h"
 #include "engine/kernels/gemm.h"
@@ -19,6 +20,8 @@
 #include <string.h>
 
 #define NAME_MAX_BYTES 128
+/* Changes whenever a kernel or a block gives other bits than before. */
+#define ARITHMETIC_VERSION 1
 
 struct engine {
     struct eng base;
@@ -131,21 +134,13 @@ static void name_of(const struct gguf *f, const char *path, char out[NAME_MAX_BY
     copy_str((struct gguf_str){stem, n}, out, NAME_MAX_BYTES);
 }
 
-/* general.file_type by the names people know; else the type most of the weights have. */
+/* What people call the file's types; else the type most of the weights have. */
 static void format_of(const struct gguf *f, char *out, size_t cap)
 {
-    static const char *const known[] = {
-        [0] = "F32",      [1] = "F16",      [2] = "Q4_0",      [3] = "Q4_1",    [7] = "Q8_0",
-        [8] = "Q5_0",     [9] = "Q5_1",     [10] = "Q2_K",     [11] = "Q3_K_S", [12] = "Q3_K_M",
-        [13] = "Q3_K_L",  [14] = "Q4_K_S",  [15] = "Q4_K_M",   [16] = "Q5_K_S", [17] = "Q5_K_M",
-        [18] = "Q6_K",    [19] = "IQ2_XXS", [20] = "IQ2_XS",   [21] = "Q2_K_S", [22] = "IQ3_XS",
-        [23] = "IQ3_XXS", [24] = "IQ1_S",   [25] = "IQ4_NL",   [26] = "IQ3_S",  [27] = "IQ3_M",
-        [28] = "IQ2_S",   [29] = "IQ2_M",   [30] = "IQ4_XS",   [31] = "IQ1_M",  [32] = "BF16",
-        [36] = "TQ1_0",   [37] = "TQ2_0",   [38] = "MXFP4_MOE"};
-    uint64_t type;
-    if (gguf_get_u64(f, "general.file_type", &type) && type < sizeof known / sizeof known[0] &&
-        known[type]) {
-        snprintf(out, cap, "%s", known[type]);
+    struct gguf_facts facts;
+    gguf_facts_read(f, &facts);
+    if (facts.file_type) {
+        snprintf(out, cap, "%s", facts.file_type);
         return;
     }
     uint64_t n_elem[GGUF_TYPE_END] = {0};
@@ -221,7 +216,7 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
         code = gemm_ctx_create(isa, n->pool, &n->gemm, e);
     }
     if (!code) {
-        code = model_load_tensors(n->model, n->file, n->gemm, o, e);
+        code = model_load_tensors(n->model, n->file, n->gemm, n->pool, o, e);
     }
     enum eng_kv_type kv_type = code ? ENG_KV_F32 : choose_kv_type(o, n->model);
     if (!code) {
@@ -250,6 +245,10 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
     info->kv_bytes_per_tok = att_bytes_per_tok(n->att);
     info->n_step_tok_max = fwd_n_tok_max(n->fwd);
     info->n_step_out_max = fwd_n_out_max(n->fwd);
+    memcpy(info->weights_digest, m->digest, sizeof info->weights_digest);
+    info->kv_layout_id = att_layout_id(n->att);
+    info->arithmetic_id = (uint64_t)isa << 32 | ARITHMETIC_VERSION;
+    info->rope_id = m->rope_is_long;
     return ERR_OK;
 }
 

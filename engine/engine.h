@@ -56,6 +56,12 @@ struct eng_info {
     size_t kv_bytes_per_tok;
     uint32_t n_step_tok_max; /* rows one eng_step takes at most */
     uint32_t n_step_out_max; /* rows with logits one eng_step takes at most */
+    /* Two engines in which these and kv_type are equal write the same KV bytes for the same tokens:
+     * the engine's part of a cached prefix's identity. */
+    uint8_t weights_digest[32]; /* SHA-256 over weights and the metadata that shapes them */
+    uint64_t kv_layout_id;      /* what the bytes of a chunk mean */
+    uint64_t arithmetic_id;     /* the instruction set's path and its version */
+    uint64_t rope_id;           /* the rotation that n_ctx chose, where a model has several */
 };
 
 /* The rows of one sequence in one step. */

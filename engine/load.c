@@ -59,6 +59,7 @@ const struct gguf_tensor *load_take(struct loader *L, const char *full, uint64_t
 
 void load_done(struct loader *L, const struct gguf_tensor *t)
 {
+    load_hash(L, t);
     gguf_release_pages(L->f, t);
     L->done_bytes += t->n_byte;
     if (L->options->progress) {

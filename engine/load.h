@@ -5,9 +5,11 @@
 #ifndef ENGINE_LOAD_H
 #define ENGINE_LOAD_H
 
+#include "base/hash.h"
 #include "engine/gguf.h"
 #include "engine/kernels/gemm.h"
 #include "engine/model.h"
+#include "engine/threads.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,8 +20,10 @@ struct loader {
     struct model *m;
     const struct gguf *f;
     struct gemm_ctx *gemm;
+    struct eng_pool *pool;
     const struct eng_options *options;
-    bool *used; /* [n_tensor] which have found their place */
+    bool *used;                       /* [n_tensor] which have found their place */
+    uint8_t (*digests)[SHA256_BYTES]; /* [n_tensor] of those that are read, else zeros */
     uint64_t done_bytes;
     uint64_t total_bytes;
     enum err_code code; /* ERR_OK while nothing is wrong */
@@ -54,6 +58,11 @@ void load_linear(struct loader *L, int il, const char *name, uint32_t n_out, uin
 /* One tensor that holds the rows of several matrices, in order; its bias likewise. */
 void load_fused(struct loader *L, int il, const char *name, const uint32_t *n_outs,
                 struct model_linear *const *lins, uint32_t n_lin, uint32_t n_in);
+
+/* Remembers the digest of a tensor's bytes, while they are in memory. */
+void load_hash(struct loader *L, const struct gguf_tensor *t);
+/* The digest of the whole model: metadata of its architecture, and every tensor. */
+void load_digest(struct loader *L);
 
 /* All tensors of block il. */
 void load_block(struct loader *L, int il);

@@ -7,6 +7,7 @@
 #define ENGINE_MODEL_H
 
 #include "base/err.h"
+#include "base/hash.h"
 #include "engine/engine.h"
 #include "engine/gguf.h"
 #include "engine/kernels/attention.h"
@@ -191,7 +192,9 @@ struct model {
     /* facts */
     uint64_t n_param;
     uint64_t weights_bytes;
-    bool floats_only; /* every matrix is F32 or F16 */
+    bool floats_only;             /* every matrix is F32 or F16 */
+    bool rope_is_long;            /* the long of two sets of factors was chosen, for n_ctx */
+    uint8_t digest[SHA256_BYTES]; /* of all that shapes K and V */
 };
 
 /* Reads and checks the metadata alone. n_ctx 0: the trained length. */
@@ -200,7 +203,8 @@ enum err_code model_read_params(const struct gguf *f, uint32_t n_ctx, struct mod
 /* Packs the tensors; source pages are given back one by one. Every tensor of the file must have
  * found its place: what this engine does not know is an error, never ignored. */
 enum err_code model_load_tensors(struct model *m, const struct gguf *f, struct gemm_ctx *gemm,
-                                 const struct eng_options *options, struct err *e);
+                                 struct eng_pool *pool, const struct eng_options *options,
+                                 struct err *e);
 void model_destroy(struct model *m); /* NULL is legal */
 
 #endif

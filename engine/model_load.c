@@ -14,9 +14,15 @@ static void load_embeddings(struct loader *L)
     struct model *m = L->m;
     m->embed = load_take(L, "token_embd.weight", m->n_embd, m->n_vocab, 1, true);
     m->tied = !load_has(L, -1, "output.weight");
+    if (m->embed && !m->tied) {
+        load_hash(L, m->embed);
+    }
     if (m->n_embd_layer) {
         uint32_t n = m->n_layer * m->n_embd_layer;
         m->layer_embed = load_take(L, "per_layer_token_embd.weight", n, m->n_vocab, 1, true);
+        if (m->layer_embed) {
+            load_hash(L, m->layer_embed);
+        }
         load_linear(L, -1, "per_layer_model_proj", n, m->n_embd, &m->layer_embed_proj, true);
         load_norm(L, -1, "per_layer_proj_norm", m->n_embd_layer, &m->layer_embed_norm, true);
     }
@@ -63,6 +69,7 @@ static void load_ropes(struct loader *L)
     float *longs = load_vector(L, "rope_factors_long.weight", n_pair, false);
     float *shorts = load_vector(L, "rope_factors_short.weight", n_pair, false);
     m->rope_params[0].freq_factors = llama3 ? llama3 : is_long ? longs : shorts;
+    m->rope_is_long = longs && is_long;
     for (uint32_t i = 0; i < m->n_rope && !L->code; i++) {
         L->code = rope_init(&m->ropes[i], &m->rope_params[i], L->e);
     }
@@ -120,11 +127,15 @@ static void count_weights(struct loader *L)
 }
 
 enum err_code model_load_tensors(struct model *m, const struct gguf *f, struct gemm_ctx *gemm,
-                                 const struct eng_options *options, struct err *e)
+                                 struct eng_pool *pool, const struct eng_options *options,
+                                 struct err *e)
 {
-    struct loader L = {.m = m, .f = f, .gemm = gemm, .options = options, .e = e};
+    struct loader L = {.m = m, .f = f, .gemm = gemm, .pool = pool, .options = options, .e = e};
     L.used = calloc(gguf_n_tensor(f) + 1, sizeof *L.used);
-    if (!L.used) {
+    L.digests = calloc(gguf_n_tensor(f) + 1, sizeof *L.digests);
+    if (!L.used || !L.digests) {
+        free(L.used);
+        free(L.digests);
         return err_set(e, ERR_NOMEM, "out of memory for the tensor table");
     }
     m->floats_only = true;
@@ -137,6 +148,8 @@ enum err_code model_load_tensors(struct model *m, const struct gguf *f, struct g
     }
     load_output(&L);
     refuse_unused(&L);
+    load_digest(&L);
     free(L.used);
+    free(L.digests);
     return L.code;
 }
