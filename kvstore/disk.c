@@ -39,7 +39,8 @@ static uint32_t slots_per_segment(uint64_t cap_bytes, size_t chunk_bytes)
     uint64_t n = SEGMENT_BYTES_AIM / slot_bytes(chunk_bytes);
     n = n < 1 ? 1 : n > SEGMENT_SLOTS_MAX ? SEGMENT_SLOTS_MAX : n;
     n = n > (n_all + 7) / 8 ? (n_all + 7) / 8 : n; /* small caps: at least eight steps */
-    return (uint32_t)n;
+    uint64_t n_seg = n > 0 ? (n_all + n - 1) / n : 1;
+    return (uint32_t)(n_all / n_seg); /* so that little of the cap is left over */
 }
 
 static uint32_t n_segment_max(uint64_t cap_bytes, uint32_t n_slot_segment, size_t chunk_bytes)

@@ -1,6 +1,7 @@
 /* What stays and what goes. Greedy-Dual-Size-Frequency: a chunk's priority is the clock when it was
  * last used plus its uses times what getting it back would cost; the lowest goes first and sets the
  * clock, so that what is never used again ages. All chunks are equally large.
+ * Uses are remembered beyond eviction (sketch.h).
  * Source: Cherkasova, "Improving WWW Proxies Performance with GDSF Caching Policy", 1998.
  *
  * Only leaves go, so a path is always whole from its root: in RAM a node without children in RAM,
@@ -32,7 +33,7 @@ struct kv_tenant {
 /* The tenant's entry, made where it is not there yet. */
 uint32_t kv_tenant_of(struct kv_store *s, const uint8_t digest[32]);
 
-/* A use: raises the node's count and renews its priority. */
+/* A use of a sealed node: raises its count and renews its priority. */
 void kv_node_touch(struct kv_store *s, uint32_t node);
 /* Renews the priority alone. */
 void kv_node_renew(struct kv_store *s, uint32_t node);

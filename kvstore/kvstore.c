@@ -91,6 +91,9 @@ enum err_code kv_store_create(const struct kv_options *options, struct kv_store 
         s->tenants[i].heap_ram = s->tenants[i].heap_disk = KV_NODE_NONE;
     }
     code = kv_index_init(&s->index, n_node_max, options->chunk_tok, e);
+    if (!code) {
+        code = kv_sketch_init(&s->sketch, n_frame, e);
+    }
     if (code) {
         goto out;
     }
@@ -179,6 +182,7 @@ void kv_store_destroy(struct kv_store *s)
         kv_arena_finish(&s->arena);
     }
     kv_index_finish(&s->index);
+    kv_sketch_finish(&s->sketch);
     free(s->tenants);
     free(s->frame_buf);
     free(s->check_buf);

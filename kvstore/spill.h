@@ -51,6 +51,8 @@ struct kv_spill {
 enum kv_load { KV_LOAD_NO, KV_LOAD_BUSY, KV_LOAD_STARTED };
 
 enum err_code kv_spill_init(struct kv_store *s, struct err *e);
+/* reopen.c: ERR_FULL while another process holds the directory. */
+enum err_code kv_spill_open(struct kv_store *s, struct err *e);
 /* False when the kernel still holds frames. */
 bool kv_spill_finish(struct kv_store *s);
 

@@ -7,6 +7,7 @@
 #include "kvstore/evict.h"
 #include "kvstore/kvstore.h"
 #include "kvstore/prefix_index.h"
+#include "kvstore/sketch.h"
 #include "kvstore/spill.h"
 
 #include <pthread.h>
@@ -60,7 +61,8 @@ struct kv_store {
     struct kv_tenant *tenants; /* [KV_TENANTS_MAX] */
     uint32_t n_tenant_seen;    /* entries from here on were never used */
     uint32_t n_slot;           /* of the disk; 0: none */
-    double clock_ram;          /* ageing, see evict.h */
+    struct kv_sketch sketch;
+    double clock_ram; /* ageing, see evict.h */
     double clock_disk;
     struct kv_counters counters;
     struct kv_spill spill;
