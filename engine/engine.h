@@ -107,6 +107,10 @@ struct eng_impl {
     bool (*is_eog)(const struct eng *g, int32_t id);
     enum err_code (*render_chat)(const struct eng *g, const struct tmpl_value *context,
                                  struct buf *out, struct err *e);
+    /* May be NULL. fn(arg, item, worker) for every item of [0, n_item) on the engine's workers,
+     * worker in [0, info.n_thread). */
+    void (*parallel)(struct eng *g, uint32_t n_item,
+                     void (*fn)(void *arg, uint32_t item, uint32_t worker), void *arg);
 };
 
 struct eng {
@@ -161,6 +165,21 @@ static inline enum err_code eng_render_chat(const struct eng *g, const struct tm
                                             struct buf *out, struct err *e)
 {
     return g->impl->render_chat(g, context, out, e);
+}
+
+/* Lends the engine's workers between steps, so that one row's sampling does not wait for another's.
+ * Returns when every item is done. For the thread of eng_step; which worker takes which item must
+ * not matter. Without workers to lend the caller does it all, as worker 0. */
+static inline void eng_parallel(struct eng *g, uint32_t n_item,
+                                void (*fn)(void *arg, uint32_t item, uint32_t worker), void *arg)
+{
+    if (g->impl->parallel) {
+        g->impl->parallel(g, n_item, fn, arg);
+        return;
+    }
+    for (uint32_t i = 0; i < n_item; i++) {
+        fn(arg, i, 0);
+    }
 }
 
 enum err_code eng_ids_push(struct eng_ids *l, int32_t id, struct err *e);
