@@ -13,6 +13,15 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+/* One row of logits of the present step, and what came of it. */
+struct sch_pick {
+    const struct sch_seq *q;
+    float *logits; /* [n_vocab] f32, the engine's */
+    uint32_t row;  /* position */
+    bool used;
+    struct sample_result result;
+};
+
 struct sch {
     struct sch_options o; /* fixed after sch_create, as are limits and eog */
     struct sch_limits limits;
@@ -40,7 +49,9 @@ struct sch {
     uint64_t next_serial;
     uint64_t waiting_deadline_us; /* the earliest of those that wait; UINT64_MAX: none */
     struct sch_cost cost;
-    struct sample_scratch *scratch;
+    struct sample_scratch **scratch; /* [n_worker] */
+    uint32_t n_worker;
+    struct sch_pick *picks;       /* [n_step_out_max] */
     struct eng_slice *slices;     /* [n_running_max] */
     struct sch_seq **stepping;    /* [n_running_max] whose slice it is */
     struct sch_prefill *prefills; /* [n_running_max] */

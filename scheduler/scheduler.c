@@ -65,11 +65,31 @@ static enum err_code find_eog(struct sch *s, struct err *e)
     return code;
 }
 
+static enum err_code make_scratch(struct sch *s, struct err *e)
+{
+    const struct eng_info *info = &s->o.eng->info;
+    s->n_worker = s->o.eng->impl->parallel ? info->n_thread : 1;
+    s->scratch = calloc(s->n_worker, sizeof(struct sample_scratch *));
+    s->picks = calloc(info->n_step_out_max, sizeof *s->picks);
+    if (!s->scratch || !s->picks) {
+        return err_set(e, ERR_NOMEM, "out of memory to sample %u rows", info->n_step_out_max);
+    }
+    enum err_code code = ERR_OK;
+    for (uint32_t i = 0; !code && i < s->n_worker; i++) {
+        code = sample_scratch_create(info->n_vocab, &s->scratch[i], e);
+    }
+    return code;
+}
+
 static void destroy(struct sch *s)
 {
     sch_fairness_finish(&s->fairness);
     sch_stats_finish(&s->board);
-    sample_scratch_destroy(s->scratch);
+    for (uint32_t i = 0; s->scratch && i < s->n_worker; i++) {
+        sample_scratch_destroy(s->scratch[i]);
+    }
+    free(s->scratch);
+    free(s->picks);
     mpsc_destroy(s->inbox);
     free(s->slices);
     free(s->stepping);
@@ -98,7 +118,7 @@ enum err_code sch_create(const struct sch_options *options, struct sch **ret_s, 
     fit_options(s);
     code = find_eog(s, e);
     if (!code) {
-        code = sample_scratch_create(s->o.eng->info.n_vocab, &s->scratch, e);
+        code = make_scratch(s, e);
     }
     if (!code) {
         code = mpsc_create(s->o.n_queued_max, &s->inbox, e);

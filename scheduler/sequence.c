@@ -193,31 +193,39 @@ static enum sch_finish take_generated(struct sch_seq *q, const struct eng *eng,
     return finish;
 }
 
-enum sch_finish sch_seq_take_row(struct sch_seq *q, const struct eng *eng,
-                                 struct sample_scratch *scratch, float *logits, uint32_t row,
-                                 struct err *e)
+bool sch_seq_pick(const struct sch_seq *q, struct sample_scratch *scratch, float *logits,
+                  uint32_t row, struct sample_result *ret_r)
 {
-    struct sample_result r;
+    struct sample_params p = q->sample;
     if (row + 1 < q->n_prompt) {
-        if (!q->prompt_logprobs || row + 1 != q->n_scored) {
-            return SCH_FINISH_NONE;
+        if (!q->prompt_logprobs || row + 1 < q->n_scored) {
+            return false;
         }
-        struct sample_params p = q->sample;
         p.want_logprob = true;
-        sample_score(&p, scratch, logits, q->tokens[row + 1], &r);
-        q->n_scored++;
-        if (!sch_stream_push(q->st, r.id, true, "", 0, &r)) {
-            (void)err_set(e, ERR_NOMEM, "out of memory for a prompt's log-probabilities");
-            return SCH_FINISH_ERROR;
-        }
-        return SCH_FINISH_NONE;
+        sample_score(&p, scratch, logits, q->tokens[row + 1], ret_r);
+        return true;
     }
     if (row + 1 != sch_seq_n_tok(q) || !q->n_gen_max) {
-        return SCH_FINISH_NONE;
+        return false;
     }
-    q->sample.n_forbid = q->n_gen < q->n_gen_min ? q->n_forbid : 0;
-    sample_pick(&q->sample, q->counts, scratch, logits, row + 1, &r);
-    return take_generated(q, eng, &r, e);
+    p.n_forbid = q->n_gen < q->n_gen_min ? q->n_forbid : 0;
+    sample_pick(&p, q->counts, scratch, logits, row + 1, ret_r);
+    return true;
+}
+
+enum sch_finish sch_seq_take(struct sch_seq *q, const struct eng *eng, uint32_t row,
+                             const struct sample_result *r, struct err *e)
+{
+    if (row + 1 >= q->n_prompt) {
+        return take_generated(q, eng, r, e);
+    }
+    assert(row + 1 == q->n_scored);
+    q->n_scored++;
+    if (!sch_stream_push(q->st, r->id, true, "", 0, r)) {
+        (void)err_set(e, ERR_NOMEM, "out of memory for a prompt's log-probabilities");
+        return SCH_FINISH_ERROR;
+    }
+    return SCH_FINISH_NONE;
 }
 
 struct sch_event sch_seq_end_event(const struct sch_seq *q, enum sch_finish finish,

@@ -91,12 +91,15 @@ static inline struct sch_seq *sch_seq_of_ticket(struct sch_ticket *t)
 
 /* The first row of [n_computed, n_computed + n_tok) whose logits are wanted, relative. */
 uint32_t sch_seq_out_from(const struct sch_seq *q, uint32_t n_tok);
-/* Takes the logits of one computed row: scores a prompt token, or picks the answer's next and sends
- * its event. row: position. logits: [n_vocab] f32, changed. Returns how the answer ended, or
- * SCH_FINISH_NONE; with SCH_FINISH_ERROR, *e says why. */
-enum sch_finish sch_seq_take_row(struct sch_seq *q, const struct eng *eng,
-                                 struct sample_scratch *scratch, float *logits, uint32_t row,
-                                 struct err *e);
+/* What the logits of one computed row give: the score of a prompt token, or the answer's next.
+ * row: position. logits: [n_vocab] f32, changed. False: the row is of no use. Changes nothing of q,
+ * so that all rows of a step can be looked at together, by any threads. */
+bool sch_seq_pick(const struct sch_seq *q, struct sample_scratch *scratch, float *logits,
+                  uint32_t row, struct sample_result *ret_r);
+/* Takes what sch_seq_pick found, rows in order, and sends its event. Returns how the answer ended,
+ * or SCH_FINISH_NONE; with SCH_FINISH_ERROR, *e says why. */
+enum sch_finish sch_seq_take(struct sch_seq *q, const struct eng *eng, uint32_t row,
+                             const struct sample_result *r, struct err *e);
 /* The END's event, but for its times. */
 struct sch_event sch_seq_end_event(const struct sch_seq *q, enum sch_finish finish,
                                    const struct err *error);

@@ -4,6 +4,8 @@
 
 #include <assert.h>
 
+#define PARALLEL_MIN 65536 /* logits of a step from which on sampling is shared out */
+
 static void add_slice(struct sch *s, struct sch_seq *q, uint32_t n_tok, uint32_t *n_slice)
 {
     s->stepping[*n_slice] = q;
@@ -99,15 +101,46 @@ static void charge(struct sch_seq *q, const struct eng_slice *c, uint32_t n_new_
     sch_fairness_charge(&q->ticket, n_used);
 }
 
-/* Takes a slice's logits row by row, then counts its tokens as computed. */
-static void take_slice(struct sch *s, struct sch_seq *q, const struct eng_slice *c)
+static void pick_item(void *arg, uint32_t item, uint32_t worker)
+{
+    struct sch *s = arg;
+    struct sch_pick *p = &s->picks[item];
+    p->used = sch_seq_pick(p->q, s->scratch[worker], p->logits, p->row, &p->result);
+}
+
+/* Looks at every row of logits of the step, on all workers where that is worth waking them. */
+static void pick_all(struct sch *s, uint32_t n_slice)
+{
+    size_t n_vocab = s->o.eng->info.n_vocab;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_slice; i++) {
+        const struct eng_slice *c = &s->slices[i];
+        for (uint32_t k = c->out_from; k < c->n_tok; k++) {
+            s->picks[n++] = (struct sch_pick){.q = s->stepping[i],
+                                              .logits = c->logits + (k - c->out_from) * n_vocab,
+                                              .row = c->pos + k};
+        }
+    }
+    if (n > 1 && n * n_vocab >= PARALLEL_MIN) {
+        eng_parallel(s->o.eng, n, pick_item, s);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        pick_item(s, i, 0);
+    }
+}
+
+/* Takes what came of a slice's rows, picks[0, n_tok - out_from), and counts its tokens. */
+static void take_slice(struct sch *s, struct sch_seq *q, const struct eng_slice *c,
+                       const struct sch_pick *picks)
 {
     struct err e;
     enum sch_finish finish = SCH_FINISH_NONE;
     uint32_t n_gen = q->n_gen;
-    for (uint32_t k = c->out_from; k < c->n_tok && !finish; k++) {
-        float *logits = c->logits + (size_t)(k - c->out_from) * s->o.eng->info.n_vocab;
-        finish = sch_seq_take_row(q, s->o.eng, s->scratch, logits, c->pos + k, &e);
+    for (uint32_t k = 0; k < c->n_tok - c->out_from && !finish; k++) {
+        if (picks[k].used) {
+            finish = sch_seq_take(q, s->o.eng, picks[k].row, &picks[k].result, &e);
+        }
     }
     if (q->n_gen > n_gen) {
         count_token(s, q);
@@ -149,8 +182,11 @@ bool sch_step_run(struct sch *s)
     }
     sch_cost_add(&s->cost, n_row, took_us);
     sch_hist_add(&s->board.now.step, took_us);
+    pick_all(s, n_slice);
+    const struct sch_pick *picks = s->picks;
     for (uint32_t i = 0; i < n_slice; i++) {
-        take_slice(s, s->stepping[i], &s->slices[i]);
+        take_slice(s, s->stepping[i], &s->slices[i], picks);
+        picks += s->slices[i].n_tok - s->slices[i].out_from;
     }
     return true;
 }

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "base/utf8.h"
+#include "engine/threads.h"
 
 #include <assert.h>
 #include <stdatomic.h>
@@ -80,7 +81,8 @@ struct fake {
     struct eng_impl impl;
     struct fake_options o;
     struct fake_counts counts;
-    float *logits; /* [n_step_out_max, n_vocab] f32; pages come with use */
+    float *logits;         /* [n_step_out_max, n_vocab] f32; pages come with use */
+    struct eng_pool *pool; /* NULL without workers */
     uint32_t n_fail_next;
     atomic_flag in_step;
 };
@@ -358,9 +360,16 @@ static enum err_code render_chat(const struct eng *g, const struct tmpl_value *c
     return f->o.render_chat(g, context, out, e);
 }
 
+static void parallel(struct eng *g, uint32_t n_item,
+                     void (*fn)(void *arg, uint32_t item, uint32_t worker), void *arg)
+{
+    eng_pool_run(fake_of(g)->pool, n_item, fn, arg);
+}
+
 static void destroy(struct eng *g)
 {
     struct fake *f = fake_of(g);
+    eng_pool_destroy(f->pool);
     free(f->logits);
     free(f);
 }
@@ -377,7 +386,7 @@ static enum err_code set_info(struct fake *f, struct err *e)
         .n_vocab = o->n_vocab ? o->n_vocab : FAKE_VOCAB_MIN,
         .n_layer = 1,
         .n_ctx = o->n_ctx ? o->n_ctx : FAKE_CTX_DEFAULT,
-        .n_thread = 1,
+        .n_thread = o->n_thread ? o->n_thread : 1,
         .bos_id = FAKE_BOS,
         .eos_id = FAKE_EOS,
         .n_param = 1,
@@ -415,7 +424,8 @@ enum err_code fake_engine_create(const struct fake_options *options, struct eng 
                                 .tokenize = tokenize,
                                 .detokenize = detokenize,
                                 .is_eog = is_eog,
-                                .render_chat = render_chat};
+                                .render_chat = render_chat,
+                                .parallel = options->n_thread ? parallel : NULL};
     f->eng.impl = &f->impl;
     atomic_flag_clear(&f->in_step);
     enum err_code code = set_info(f, e);
@@ -427,6 +437,12 @@ enum err_code fake_engine_create(const struct fake_options *options, struct eng 
         code = err_set(e, ERR_NOMEM, "out of memory for %u rows of %u logits",
                        f->eng.info.n_step_out_max, f->eng.info.n_vocab);
         goto fail;
+    }
+    if (options->n_thread) {
+        code = eng_pool_create(options->n_thread, &f->pool, e);
+        if (code) {
+            goto fail;
+        }
     }
     *ret_g = &f->eng;
     return ERR_OK;

@@ -32,6 +32,7 @@ struct fake_options {
                                 */
     uint32_t n_step_tok_max;   /* 0: 4096 */
     uint32_t n_step_out_max;   /* 0: n_step_tok_max */
+    uint32_t n_thread;         /* workers to lend, eng_parallel; 0: none */
     uint32_t step_us;          /* a step sleeps step_us + n_row × row_us */
     uint32_t row_us;
     uint32_t eog_permille;  /* chance that eog is the likeliest id; 0: FAKE_EOG_PERMILLE */

@@ -68,6 +68,16 @@ static void test_together_as_alone(void **state)
     rig_close(&r);
 }
 
+/* Rows sampled on three workers, whichever takes which. */
+static void test_sampling_on_workers(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, &(struct fake_options){.seed = 1, .n_thread = 3, .n_vocab = 4000}, NULL, 0);
+    run_mixed(&r);
+    rig_close(&r);
+}
+
 /* No slicing, budget or chunk size changes an answer. */
 static void test_slicing_does_not_matter(void **state)
 {
@@ -542,6 +552,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone),
+        cmocka_unit_test(test_sampling_on_workers),
         cmocka_unit_test(test_slicing_does_not_matter),
         cmocka_unit_test(test_finish_reasons),
         cmocka_unit_test(test_minimum),
