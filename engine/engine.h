@@ -19,6 +19,9 @@
 
 #define ENG_TOKEN_NONE (-1)
 
+/* How an embedding model makes one vector of its rows' hidden states. */
+enum eng_pooling { ENG_POOLING_NONE, ENG_POOLING_MEAN, ENG_POOLING_CLS, ENG_POOLING_LAST };
+
 enum eng_kv_type { ENG_KV_AUTO, ENG_KV_F32, ENG_KV_BF16, ENG_KV_INT8 };
 
 struct eng_options {
@@ -62,6 +65,10 @@ struct eng_info {
     uint64_t kv_layout_id;      /* what the bytes of a chunk mean */
     uint64_t arithmetic_id;     /* the instruction set's path and its version */
     uint64_t rope_id;           /* the rotation that n_ctx chose, where a model has several */
+    uint32_t n_embd;
+    enum eng_pooling pooling; /* what the model's file asks for */
+    bool encoder; /* every token sees every other: a sequence is one slice from position 0, and
+                   * gives hidden states, never logits */
 };
 
 /* The rows of one sequence in one step. */
@@ -73,6 +80,8 @@ struct eng_slice {
     uint32_t out_from; /* rows [out_from, n_tok) get logits; n_tok: none */
     float *logits;     /* out: [n_tok - out_from, n_vocab] f32, the engine's, until the next step;
                         * the caller may change them in place */
+    bool want_hidden;  /* rows [out_from, n_tok) get hidden states instead of logits */
+    float *hidden;     /* out: [n_tok - out_from, n_embd] f32 after the last norm, lent likewise */
 };
 
 /* One chat message or any other value a chat template may see: see engine/template/value.h. */
@@ -181,6 +190,11 @@ static inline void eng_parallel(struct eng *g, uint32_t n_item,
         fn(arg, i, 0);
     }
 }
+
+/* One vector of a sequence's hidden states [n_tok, n_embd]: their mean, the first or the last. NONE
+ * counts as MEAN. normalize: to length 1. out: [n_embd]. */
+void eng_pool_hidden(enum eng_pooling pooling, const float *hidden, uint32_t n_tok, uint32_t n_embd,
+                     bool normalize, float *out);
 
 enum err_code eng_ids_push(struct eng_ids *l, int32_t id, struct err *e);
 void eng_ids_free(struct eng_ids *l);
