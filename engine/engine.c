@@ -249,6 +249,12 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
     info->kv_layout_id = att_layout_id(n->att);
     info->arithmetic_id = (uint64_t)isa << 32 | ARITHMETIC_VERSION;
     info->rope_id = m->rope_is_long;
+    info->n_embd = m->n_embd;
+    info->pooling = m->pooling;
+    info->encoder = m->encoder;
+    if (m->encoder && info->n_ctx > info->n_step_tok_max) {
+        info->n_ctx = info->n_step_tok_max;
+    }
     return ERR_OK;
 }
 

@@ -2,6 +2,8 @@
 
 #include "engine/quant/formats.h"
 
+#include <string.h>
+
 #define ITEM_VALUES 8192 /* a pool item should touch at least so many values */
 
 /* ---- work on rows -----------------------------------------------------------------------------
@@ -120,6 +122,10 @@ static enum err_code check_slice(const struct model *m, const struct eng_slice *
         return err_set(e, ERR_INVALID, "slice %u wants logits from row %u of %u", i, s->out_from,
                        s->n_tok);
     }
+    if (m->encoder && (s->pos || !s->want_hidden)) {
+        return err_set(e, ERR_INVALID,
+                       "slice %u: this model reads a text in one piece and gives hidden states", i);
+    }
     if (s->pos > m->n_ctx || s->n_tok > m->n_ctx - s->pos) {
         return err_set(e, ERR_LIMIT, "slice %u ends at position %llu, the context is %u", i,
                        (unsigned long long)s->pos + s->n_tok, m->n_ctx);
@@ -144,7 +150,7 @@ static enum err_code check_slices(const struct fwd *f, const struct eng_slice *s
             return code;
         }
         n_row += slices[i].n_tok;
-        n_out += slices[i].n_tok - slices[i].out_from;
+        n_out += slices[i].want_hidden ? 0 : slices[i].n_tok - slices[i].out_from;
     }
     if (n_row > f->n_tok_max || n_out > f->n_out_max) {
         return err_set(
@@ -200,6 +206,12 @@ static void embed_row(const struct fwd *f, const void *arg, uint32_t row)
     if (m->pos_embed) {
         vec->add(x, x, m->pos_embed + (size_t)f->pos[row] * m->n_embd, m->n_embd);
     }
+    if (m->type_embed) {
+        vec->add(x, x, m->type_embed, m->n_embd);
+    }
+    if (m->embed_norm.present) {
+        fwd_norm_row(f, &m->embed_norm, x, x, m->n_embd, 1);
+    }
     for (uint32_t i = 0; i < m->n_rope; i++) {
         rope_row(&m->ropes[i], f->pos[row], f->cos_sin[i] + (size_t)row * m->ropes[i].n_rot);
     }
@@ -207,9 +219,8 @@ static void embed_row(const struct fwd *f, const void *arg, uint32_t row)
 
 static void scale_logits_row(const struct fwd *f, const void *arg, uint32_t row)
 {
-    (void)arg;
     const struct model *m = f->env.m;
-    float *y = f->logits + (size_t)row * m->n_vocab;
+    float *y = (float *)(uintptr_t)arg + (size_t)row * m->n_vocab;
     if (m->logit_scale != 1.0f) {
         f->env.vec->scale(y, y, m->logit_scale, m->n_vocab);
     }
@@ -218,15 +229,49 @@ static void scale_logits_row(const struct fwd *f, const void *arg, uint32_t row)
     }
 }
 
-/* logits [n_row, n_vocab] of the rows that are left. */
-static enum err_code output_logits(struct fwd *f, struct err *e)
+/* logits [n_row, n_vocab] of rows [row0, row0 + n_row) of h. */
+static enum err_code output_logits(struct fwd *f, uint32_t row0, uint32_t n_row, float *logits,
+                                   struct err *e)
 {
     const struct model *m = f->env.m;
-    fwd_norm(f, &m->final_norm, f->h, f->x);
-    enum err_code code = fwd_products(
-        f, f->h, f->n_row, (const struct fwd_product[]){{.lin = &m->output, .y = f->logits}}, 1, e);
+    struct fwd_product output = {.lin = &m->output, .y = logits};
+    enum err_code code = fwd_products(f, f->h + (size_t)row0 * m->n_embd, n_row, &output, 1, e);
     if (!code && (m->logit_scale != 1.0f || m->final_softcap != 0.0f)) {
-        fwd_rows(f, f->n_row, m->n_vocab, scale_logits_row, NULL);
+        fwd_rows(f, n_row, m->n_vocab, scale_logits_row, logits);
+    }
+    return code;
+}
+
+/* The last norm on the rows that are left, and what each slice asked for; neighbouring slices that
+ * want logits share a product. */
+static enum err_code output(struct fwd *f, struct eng_slice *slices, uint32_t n_slice,
+                            struct err *e)
+{
+    const struct model *m = f->env.m;
+    const struct model_norm *norm = &m->final_norm;
+    float *logits = f->logits;
+    enum err_code code = ERR_OK;
+    if (norm->present) {
+        fwd_norm(f, norm, f->h, f->x);
+    } else if (f->n_row) {
+        memcpy(f->h, f->x, (size_t)f->n_row * m->n_embd * sizeof *f->h);
+    }
+    uint32_t row = 0;
+    for (uint32_t i = 0; i < n_slice && !code;) {
+        uint32_t n_row = 0;
+        uint32_t first = i;
+        for (; i < n_slice && slices[i].want_hidden == slices[first].want_hidden; i++) {
+            uint32_t n_out = slices[i].n_tok - slices[i].out_from;
+            bool hidden = slices[i].want_hidden;
+            slices[i].hidden = hidden && n_out ? f->h + (size_t)(row + n_row) * m->n_embd : NULL;
+            slices[i].logits = hidden || !n_out ? NULL : logits + (size_t)n_row * m->n_vocab;
+            n_row += n_out;
+        }
+        if (!slices[first].want_hidden && n_row) {
+            code = output_logits(f, row, n_row, logits, e);
+            logits += (size_t)n_row * m->n_vocab;
+        }
+        row += n_row;
     }
     return code;
 }
@@ -246,14 +291,5 @@ enum err_code fwd_step(struct fwd *f, struct eng_slice *slices, uint32_t n_slice
     for (uint32_t il = 0; il < m->n_layer && f->n_row && !code; il++) {
         code = fwd_block(f, il, e);
     }
-    if (!code && f->n_row) {
-        code = output_logits(f, e);
-    }
-    float *logits = f->logits;
-    for (uint32_t i = 0; i < n_slice; i++) {
-        uint32_t n_out = slices[i].n_tok - slices[i].out_from;
-        slices[i].logits = n_out ? logits : NULL;
-        logits += (size_t)n_out * m->n_vocab;
-    }
-    return code;
+    return code ? code : output(f, slices, n_slice, e);
 }

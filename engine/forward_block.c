@@ -142,7 +142,8 @@ enum err_code fwd_attend(struct fwd *f, uint32_t il, const float *v, size_t ldv,
                            .softcap = m->attn_softcap,
                            .window = l->window,
                            .sinks = l->sinks,
-                           .alibi = m->alibi};
+                           .alibi = m->alibi,
+                           .bidirectional = m->encoder};
     enum err_code code = att_forward(f->env.att, &p, f->att_slices, f->n_slice, e);
     if (!code && il == f->last_kv_layer) {
         drop_rows(f, l);
@@ -256,6 +257,9 @@ enum err_code fwd_block(struct fwd *f, uint32_t il, struct err *e)
     if (code || f->n_row == 0) {
         return code;
     }
+    if (l->attn_sum_norm.present) {
+        fwd_norm(f, &l->attn_sum_norm, f->x, f->x);
+    }
     if (!m->parallel) {
         h_ffn = f->x;
         if (l->ffn_norm.present) {
@@ -264,6 +268,9 @@ enum err_code fwd_block(struct fwd *f, uint32_t il, struct err *e)
         }
     }
     code = ffn_part(f, l, h_ffn, e);
+    if (!code && l->ffn_sum_norm.present) {
+        fwd_norm(f, &l->ffn_sum_norm, f->x, f->x);
+    }
     if (!code && (l->input || l->out_scale != 1.0f)) {
         code = fwd_layer_input(f, il, e);
     }

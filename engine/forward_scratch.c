@@ -9,6 +9,8 @@
 #define N_TOK_MAX         512
 #define N_TOK_MIN         64
 #define SCRATCH_BYTES_MAX (384ull << 20)
+#define N_TEXT_MAX        8192
+#define TEXT_BYTES_MAX    (2048ull << 20)
 #define N_OUT_MAX         256
 #define N_OUT_MIN         64
 #define LOGITS_BYTES_MAX  (128ull << 20)
@@ -138,13 +140,19 @@ static void choose_limits(struct fwd *f)
     uint64_t logits_bytes = (uint64_t)f->env.m->n_vocab * sizeof(float);
     uint64_t n_out = LOGITS_BYTES_MAX / logits_bytes;
     f->n_out_max = n_out < N_OUT_MIN ? N_OUT_MIN : n_out > N_OUT_MAX ? N_OUT_MAX : (uint32_t)n_out;
+    uint64_t n_byte_max = SCRATCH_BYTES_MAX;
     f->n_tok_max = N_TOK_MAX;
+    if (f->env.m->encoder) { /* a text is read in one step */
+        uint32_t n_ctx = f->env.m->n_ctx;
+        f->n_tok_max = n_ctx < N_TOK_MAX ? N_TOK_MAX : n_ctx < N_TEXT_MAX ? n_ctx : N_TEXT_MAX;
+        n_byte_max = TEXT_BYTES_MAX;
+    }
     for (;;) {
         struct parts ps = {.n = 0};
         want_all(&ps, f, f->n_tok_max, 0);
         want_moe(&ps, f, f->n_tok_max);
         want_special(&ps, f, f->n_tok_max);
-        if (parts_bytes(&ps) <= SCRATCH_BYTES_MAX || f->n_tok_max <= N_TOK_MIN) {
+        if (parts_bytes(&ps) <= n_byte_max || f->n_tok_max <= N_TOK_MIN) {
             break;
         }
         f->n_tok_max /= 2;

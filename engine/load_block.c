@@ -232,7 +232,8 @@ static void load_pre_norms(struct loader *L, int il, struct model_layer *l)
         load_norm(L, il, "attn_norm_2", m->n_embd, &l->attn_norm, true);
         return;
     }
-    load_norm(L, il, "attn_norm", m->n_embd, &l->attn_norm, true);
+    bool required = il > 0 || !m->first_layer_unnormed;
+    load_norm(L, il, "attn_norm", m->n_embd, &l->attn_norm, required);
     if (!m->ffn_norm_shared) {
         load_norm(L, il, m->ffn_norm_name, m->n_embd, &l->ffn_norm, true);
     }
@@ -272,6 +273,10 @@ void load_block(struct loader *L, int il)
     uint32_t d_head = m->kv_rank ? m->d_v_mla : l->d_v;
     load_linear(L, il, "attn_output", m->n_embd, l->n_head * d_head, &l->o, true);
     l->sinks = load_vector(L, load_name(full, il, "attn_sinks", ".weight"), l->n_head, false);
+    if (m->sum_norm) {
+        load_norm(L, il, "attn_output_norm", m->n_embd, &l->attn_sum_norm, true);
+        load_norm(L, il, "layer_output_norm", m->n_embd, &l->ffn_sum_norm, true);
+    }
     if (m->post_norm) {
         load_norm(L, il, "post_attention_norm", m->n_embd, &l->post_attn_norm, true);
         load_norm(L, il, "post_ffw_norm", m->n_embd, &l->post_ffn_norm, true);

@@ -69,6 +69,8 @@ static void layer_finish(struct model_layer *l, uint32_t n_expert)
     linear_finish(&l->o);
     free(l->sinks);
     norm_finish(&l->post_attn_norm);
+    norm_finish(&l->attn_sum_norm);
+    norm_finish(&l->ffn_sum_norm);
     norm_finish(&l->ffn_norm);
     ffn_finish(&l->ffn);
     norm_finish(&l->post_ffn_norm);
@@ -98,6 +100,8 @@ void model_destroy(struct model *m)
         rope_finish(&m->ropes[i]);
     }
     free(m->pos_embed);
+    free(m->type_embed);
+    norm_finish(&m->embed_norm);
     norm_finish(&m->final_norm);
     linear_finish(&m->output);
     free(m->alibi);

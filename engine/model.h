@@ -107,9 +107,11 @@ struct model_layer {
     struct model_linear o;       /* [n_embd, n_head · d_v] */
     float *sinks;                /* [n_head] or NULL */
     struct model_norm post_attn_norm; /* [n_embd], on attention's result */
+    struct model_norm attn_sum_norm;  /* [n_embd], on the residual after attention (BERT) */
     struct model_norm ffn_norm;       /* [n_embd] */
     struct model_ffn ffn;
     struct model_norm post_ffn_norm; /* [n_embd], on the FFN's result */
+    struct model_norm ffn_sum_norm;  /* [n_embd], on the residual after the FFN (BERT) */
     struct model_moe *moe;           /* NULL unless is_moe */
     struct model_mla *mla;           /* NULL unless the architecture has it */
     struct model_layer_input *input; /* NULL unless the architecture has it */
@@ -133,9 +135,13 @@ struct model {
     uint32_t n_ctx_train;
     uint32_t n_ctx; /* the longest sequence of this run */
     /* how blocks are put together; the architecture's own reader sets what differs from llama */
-    bool layernorm;       /* LayerNorm instead of RMSNorm */
-    float norm_eps;       /* of either */
-    bool pre_norm;        /* attention and FFN read a normed residual */
+    bool layernorm;            /* LayerNorm instead of RMSNorm */
+    float norm_eps;            /* of either */
+    bool pre_norm;             /* attention and FFN read a normed residual */
+    bool sum_norm;             /* attn_sum_norm and ffn_sum_norm on the residual after each */
+    bool encoder;              /* attention sees both ways; there are no logits */
+    bool first_layer_unnormed; /* block 0 may lack attn_norm: the embedding is normed already */
+    enum eng_pooling pooling;
     bool post_norm;       /* post_attn_norm and post_ffn_norm on what they give */
     bool parallel;        /* attention and FFN read the same residual */
     bool ffn_norm_shared; /* a parallel FFN without a norm of its own reads attention's */
@@ -183,6 +189,8 @@ struct model {
     const struct gguf_tensor *embed;       /* [n_vocab, n_embd], in the mapped file */
     bool tied;                             /* the output matrix is the embedding */
     float *pos_embed;                      /* [n_ctx_train, n_embd] learned positions, or NULL */
+    float *type_embed;                     /* [n_embd] of the first token type, or NULL */
+    struct model_norm embed_norm;          /* [n_embd], on embeddings */
     struct model_norm final_norm;          /* [n_embd] */
     struct model_linear output;            /* [n_vocab, n_embd] */
     float *alibi;                          /* [n_head] slopes or NULL */

@@ -8,12 +8,25 @@
 
 #define SHOWN_MAX 64
 
+/* Every token is of the first type: the others tell the two texts of a pair apart. */
+static void load_token_type(struct loader *L)
+{
+    const struct gguf_tensor *t = gguf_find_tensor(L->f, "token_types.weight");
+    if (t) {
+        t = load_take(L, "token_types.weight", L->m->n_embd, t->ne[1], 1, true);
+        L->m->type_embed = t ? load_f32(L, t, 0, L->m->n_embd) : NULL;
+    }
+    if (L->m->type_embed) {
+        load_done(L, t);
+    }
+}
+
 /* The one-per-model tensors before the blocks. */
 static void load_embeddings(struct loader *L)
 {
     struct model *m = L->m;
     m->embed = load_take(L, "token_embd.weight", m->n_embd, m->n_vocab, 1, true);
-    m->tied = !load_has(L, -1, "output.weight");
+    m->tied = !m->encoder && !load_has(L, -1, "output.weight");
     if (m->embed && !m->tied) {
         load_hash(L, m->embed);
     }
@@ -26,6 +39,8 @@ static void load_embeddings(struct loader *L)
         load_linear(L, -1, "per_layer_model_proj", n, m->n_embd, &m->layer_embed_proj, true);
         load_norm(L, -1, "per_layer_proj_norm", m->n_embd_layer, &m->layer_embed_norm, true);
     }
+    load_norm(L, -1, "token_embd_norm", m->n_embd, &m->embed_norm, false);
+    load_token_type(L);
     if (m->learned_positions) {
         const struct gguf_tensor *t =
             load_take(L, "position_embd.weight", m->n_embd, m->n_ctx_train, 1, true);
@@ -83,7 +98,10 @@ static void load_output(struct loader *L)
 {
     struct model *m = L->m;
     char full[LOAD_NAME_BYTES];
-    load_norm(L, -1, m->final_norm_name, m->n_embd, &m->final_norm, true);
+    load_norm(L, -1, m->final_norm_name, m->n_embd, &m->final_norm, !m->sum_norm);
+    if (m->encoder) {
+        return;
+    }
     if (!m->tied) {
         load_linear(L, -1, "output", m->n_vocab, m->n_embd, &m->output, true);
         return;

@@ -24,6 +24,11 @@ void arch_read_gemma(struct meta *k, struct model *m);
 void arch_read_gemma2(struct meta *k, struct model *m);
 void arch_read_gemma3(struct meta *k, struct model *m);
 void arch_read_gemma4(struct meta *k, struct model *m);
+/* encoders.c */
+void arch_read_bert(struct meta *k, struct model *m);
+void arch_read_nomic_bert(struct meta *k, struct model *m);
+void arch_read_modern_bert(struct meta *k, struct model *m);
+void arch_read_gemma_embedding(struct meta *k, struct model *m);
 /* deepseek.c */
 void arch_read_deepseek2(struct meta *k, struct model *m);
 /* phi.c */

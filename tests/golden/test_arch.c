@@ -236,7 +236,8 @@ int main(int argc, char **argv)
     cJSON_ArrayForEach(item, models)
     {
         const char *name = cJSON_GetObjectItem(item, "name")->valuestring;
-        if (argc < 2 || strcmp(argv[1], name) == 0) {
+        bool causal = strcmp(cJSON_GetObjectItem(item, "kind")->valuestring, "causal") == 0;
+        if (argc < 2 ? causal : strcmp(argv[1], name) == 0) {
             n_run++;
             n_fail += !run_model(dir, name, cJSON_GetObjectItem(item, "architecture")->valuestring);
         }
