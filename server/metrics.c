@@ -25,6 +25,15 @@ void srv_size_hist_add(struct srv_size_hist *h, uint64_t v)
     (void)atomic_fetch_add_explicit(&h->sum, v, memory_order_relaxed);
 }
 
+uint64_t srv_n_unfinished(const struct sch_stats *st)
+{
+    uint64_t n_finished = 0;
+    for (size_t i = 0; i < sizeof st->n_finished / sizeof *st->n_finished; i++) {
+        n_finished += st->n_finished[i];
+    }
+    return st->n_submitted > n_finished ? st->n_submitted - n_finished : 0;
+}
+
 /* ---- writing: every sample carries the model's name, as vLLM's do */
 
 struct page {
@@ -133,7 +142,9 @@ static void put_frames(struct page *p, const struct kv_stats *kv)
 static void put_scheduler(struct page *p, const struct sch_stats *st)
 {
     single(p, "num_requests_running", "gauge", "Sequences running.", (double)st->n_running);
-    single(p, "num_requests_waiting", "gauge", "Sequences waiting to run.", (double)st->n_queued);
+    uint64_t n_open = srv_n_unfinished(st);
+    single(p, "num_requests_waiting", "gauge", "Sequences submitted and not running.",
+           n_open > st->n_running ? (double)(n_open - st->n_running) : 0);
     single(p, "num_requests_submitted_total", "counter", "Sequences submitted.",
            (double)st->n_submitted);
     single(p, "admission_rejections_total", "counter", "Sequences refused.",
@@ -146,8 +157,14 @@ static void put_scheduler(struct page *p, const struct sch_stats *st)
            (double)st->n_prompt_tok);
     single(p, "prompt_tokens_cached_total", "counter", "Prompt tokens found in the cache.",
            (double)st->n_cached_tok);
+    single(p, "prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache.",
+           (double)st->n_prompt_tok);
+    single(p, "prefix_cache_hits_total", "counter", "Tokens found in the prefix cache.",
+           (double)st->n_cached_tok);
     single(p, "generation_tokens_total", "counter", "Tokens generated.", (double)st->n_gen_tok);
     single(p, "steps_total", "counter", "Steps of the model.", (double)st->n_step);
+    single(p, "last_step_age_seconds", "gauge", "Since a step of the model last ended.",
+           st->last_step_end_us ? (double)(clock_mono_us() - st->last_step_end_us) / 1e6 : 0);
     put_finishes(p, st);
     time_hist(p, "time_to_first_token_seconds", "From submission to the first token.", &st->ttft);
     time_hist(p, "inter_token_latency_seconds", "Between two tokens of a sequence.", &st->itl);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 struct srv;
+struct sch_stats;
 
 #define SRV_SIZE_BUCKETS 16 /* 1, 2, 5, 10, … and beyond */
 
@@ -40,6 +41,9 @@ static inline void srv_count(atomic_uint_fast64_t *counter)
     (void)atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
+/* Sequences submitted whose end has not come: also right inside a long step, whose other figures
+ * come at its end. */
+uint64_t srv_n_unfinished(const struct sch_stats *st);
 /* Appends the page, text format 0.0.4. */
 void srv_metrics_page(struct srv *s, struct buf *out);
 

@@ -47,7 +47,7 @@ static void on_tick(void *arg)
         return;
     }
     sch_get_stats(s->sch, &st);
-    if (st.n_step != l->n_step_seen || (!st.n_running && !st.n_queued)) {
+    if (st.n_step != l->n_step_seen || !srv_n_unfinished(&st)) {
         l->n_step_seen = st.n_step;
         l->moved_us = now_us;
     }

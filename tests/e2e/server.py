@@ -18,12 +18,12 @@ import threading
 import time
 
 BUILD = os.environ.get("KVASIR_BUILD", "build")
-SOURCE = os.environ.get("KVASIR_SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
 SHARED = os.environ.get("KVASIR_SHARED", "")
 KVASIR = os.path.join(BUILD, "kvasir")
 FAKE = os.path.join(BUILD, "tests", "fake", "kvasir-fake")
 STORIES = os.path.join(SHARED, "data", "models", "stories260K.gguf")
 JSON = {"Content-Type": "application/json"}
+SLOW = bool(os.environ.get("KVASIR_SLOW"))  # a sanitizer's build: less of everything
 START_S = 60
 
 
@@ -151,7 +151,7 @@ class Server:
         for line in content.decode().splitlines():
             if line and not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
-                name = re.sub(r'model_name="[^"]*",?', "", name).replace("{}", "")
+                name = re.sub(r'model_name="(?:[^"\\]|\\.)*",?', "", name).replace("{}", "")
                 out[name] = float(value)
         return out
 

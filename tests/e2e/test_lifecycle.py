@@ -142,6 +142,20 @@ check(status == 500 and answer["error"]["type"] == "server_error", f"a failing m
 check(s.alive() and status_of(s, "/health")[0] == 200, "it lives on")
 check(s.stop() == 0, "it ends in order")
 
+# A model that hangs: /health and /ready say so, and say it again when it goes on.
+s = Server.fake("--stuck-timeout", "1", ("--fake-step-us", 4000000))
+c = s.connect()
+c.request("POST", COMPLETION, json.dumps({"prompt": "x", "max_tokens": 1}), JSON)
+until = time.monotonic() + 3.5
+while status_of(s, "/health") != (503, {"status": "stuck"}):
+    check(time.monotonic() < until, "health of a model that hangs")
+    time.sleep(0.05)
+check(status_of(s, "/ready")[0] == 503, "ready while it hangs")
+check(c.getresponse().status == 200, "the step ended after all")
+time.sleep(0.6)
+check(status_of(s, "/health") == (200, {"status": "ok"}), "health when it goes on")
+check(s.stop() == 0, "it ends in order")
+
 # CORS when asked for.
 s = Server.fake("--cors-origin", "https://app.example")
 status, headers, _ = s.request("OPTIONS", COMPLETION, headers={"Origin": "https://app.example"})

@@ -16,7 +16,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 s = Server.fake()
 lua = os.path.join(os.path.dirname(os.path.abspath(__file__)), "post.lua")
-got = wrk("-t2", f"-c{N_CONNECTION}", "--timeout", "20s", "-s", lua,
+got = wrk("-t2", f"-c{N_CONNECTION}", "--timeout", "30s", "-s", lua,
           f"http://127.0.0.1:{s.port}/v1/completions", seconds=SECONDS)
 check(got["requests"] > N_CONNECTION, f"hardly any request was answered: {got}")
 check(got["non_2xx"] == 0, f"replies other than 2xx: {got}")
