@@ -1,5 +1,6 @@
 /* Attention of every instruction set and KV type: against the double oracle, and one arithmetic for
  * 1…n rows, to the bit. Unwritten KV holds NaN, and ends at a page that cannot be touched. */
+#include "att_bench.h"
 #include "att_case.h"
 #include "base/hash.h"
 
@@ -328,8 +329,11 @@ static void test_chunk_geometry(void **state)
     assert_non_null(strstr(e.msg, "70000"));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        return att_bench(argc - 2, argv + 2);
+    }
     static const enum kern_isa isas[] = {KERN_SCALAR, KERN_AVX2, KERN_AVX512, KERN_AMX};
     static const char *const isa_names[] = {"scalar", "avx2", "avx512", "amx"};
     static const enum eng_kv_type types[] = {ENG_KV_F32, ENG_KV_BF16, ENG_KV_INT8};
@@ -351,6 +355,9 @@ int main(void)
         }
     }
     for (size_t i = 0; i < 4; i++) {
+        if (argc > 1 && strcmp(argv[1], isa_names[i]) != 0) {
+            continue; /* one instruction set alone */
+        }
         if (!machine_has(isas[i])) {
             print_message("%s: not on this machine\n", isa_names[i]);
             continue;
