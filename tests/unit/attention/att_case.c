@@ -114,7 +114,7 @@ static void store_as(enum eng_kv_type type, const float *x, uint32_t n, double *
         if (type == ENG_KV_BF16) {
             out[i] = bf16_round(x[i]);
         } else if (type == ENG_KV_INT8) {
-            out[i] = scale > 0 ? rint((double)x[i] / scale) * scale : 0;
+            out[i] = scale > 0 ? (double)rintf(x[i] * (1.0F / scale)) * scale : 0; /* ties alike */
         }
     }
 }
