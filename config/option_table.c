@@ -44,9 +44,9 @@ const struct cfg_option cfg_options[] = {
      .unit = "SIZE", .group = "KV memory",
      .help = "memory for KV; auto: 60 % of what the machine or its cgroup has free"},
     {STRING("kv-dir", kv_dir), .unit = "DIR",
-     .help = "directory for KV on disk; this build has no disk tier and refuses it"},
+     .help = "directory for KV on disk; serve does not use it yet and says so"},
     {BYTES("kv-disk", kv_disk_bytes, MIB, 1024 * TIB), .unit = "SIZE",
-     .help = "disk space for KV; this build has no disk tier and refuses it"},
+     .help = "disk space for KV; serve does not use it yet and says so"},
     {CHOICE("kv-type", kv_type, "auto|f32|bf16|int8"), .deflt = "auto",
      .help = "number format of KV; auto: f32 for F32 and F16 models, bf16 otherwise"},
 

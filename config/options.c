@@ -233,10 +233,6 @@ static enum err_code on_yaml_pair(void *arg, const char *key, const char *value,
 /* What no single option can tell. */
 static enum err_code check_whole(const struct cfg *c, struct err *e)
 {
-    if (c->kv_dir || c->kv_disk_bytes) {
-        return err_set(e, ERR_INVALID, "%s: this build has no disk tier yet; leave the option out",
-                       c->kv_dir ? "kv-dir" : "kv-disk");
-    }
     bool loopback = strcmp(c->host, "localhost") == 0 || strcmp(c->host, "::1") == 0 ||
                     strncmp(c->host, "127.", 4) == 0;
     if (!loopback && !c->api_key_file && !c->insecure_no_auth) {
