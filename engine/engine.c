@@ -98,6 +98,19 @@ static enum err_code engine_render_chat(const struct eng *g, const struct tmpl_v
     return chat_render(const_engine_of(g)->chat, context, out, e);
 }
 
+static void engine_parallel(struct eng *g, uint32_t n_item,
+                            void (*fn)(void *arg, uint32_t item, uint32_t worker), void *arg)
+{
+    struct eng_pool *pool = engine_of(g)->pool;
+    if (pool) {
+        eng_pool_run(pool, n_item, fn, arg);
+        return;
+    }
+    for (uint32_t i = 0; i < n_item; i++) { /* vocab_only */
+        fn(arg, i, 0);
+    }
+}
+
 static const struct eng_impl engine_impl = {
     .destroy = engine_destroy,
     .step = engine_step,
@@ -105,6 +118,7 @@ static const struct eng_impl engine_impl = {
     .detokenize = engine_detokenize,
     .is_eog = engine_is_eog,
     .render_chat = engine_render_chat,
+    .parallel = engine_parallel,
 };
 
 /* ---- opening ----------------------------------------------------------------------------------
