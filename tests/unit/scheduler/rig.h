@@ -12,10 +12,10 @@ struct rig {
     struct kv_store *kv;
     struct sch *s;
     _Atomic uint64_t now_us; /* the scheduler's clock */
-    uint32_t step_us;    /* what a step of the engine adds to it … */
-    uint32_t row_us;     /* … and each of its rows */
-    uint32_t n_tok_max;  /* of prompt and answer */
-    uint32_t n_row_last; /* of the last step */
+    uint32_t step_us;        /* what a step of the engine adds to it … */
+    uint32_t row_us;         /* … and each of its rows */
+    uint32_t n_tok_max;      /* of prompt and answer */
+    uint32_t n_row_last;     /* of the last step */
     uint32_t n_slice_last;
 };
 
