@@ -79,6 +79,7 @@ bool sch_queue_grow(struct sch *s, struct sch_seq *q);
 void sch_queue_end(struct sch *s, struct sch_seq *q, enum sch_finish finish,
                    const struct err *error);
 void sch_queue_cancel_all(struct sch *s);
+void sch_queue_publish(struct sch *s);
 
 /* step.c, scheduler thread: plans, runs and takes apart one step. False: nothing could run. */
 bool sch_step_run(struct sch *s);

@@ -36,6 +36,15 @@ void sch_queue_enter(struct sch *s, struct sch_seq *q)
     }
 }
 
+void sch_queue_publish(struct sch *s)
+{
+    struct sch_stats *n = &s->board.now;
+    n->n_running = s->n_running;
+    n->n_queued = s->n_parked; /* those never run are added by the reader */
+    n->last_step_end_us = sch_now(s);
+    sch_stats_publish(&s->board);
+}
+
 /* Takes q out of where its phase has it. */
 static void leave_phase(struct sch *s, struct sch_seq *q)
 {
@@ -73,6 +82,7 @@ void sch_queue_end(struct sch *s, struct sch_seq *q, enum sch_finish finish,
     end.total_us = now_us - submit_us;
     n->n_finished[finish]++;
     sch_hist_add(&n->e2e, end.total_us);
+    sch_queue_publish(s); /* who has read the END finds it counted */
     sch_stream_end(q->st, &end);
     sch_seq_destroy(q);
 }

@@ -214,15 +214,6 @@ out:
     return code;
 }
 
-static void publish(struct sch *s)
-{
-    struct sch_stats *n = &s->board.now;
-    n->n_running = s->n_running;
-    n->n_queued = s->n_parked; /* those never run are added by the reader */
-    n->last_step_end_us = sch_now(s);
-    sch_stats_publish(&s->board);
-}
-
 bool sch_step(struct sch *s)
 {
     uint32_t n_moved = 0;
@@ -248,7 +239,7 @@ bool sch_step(struct sch *s)
         }
         assert(!broken);
     }
-    publish(s);
+    sch_queue_publish(s);
     return ran || n_moved;
 }
 
@@ -267,7 +258,7 @@ static void close_inbox(struct sch *s)
         sch_queue_enter(s, q);
     }
     sch_queue_cancel_all(s);
-    publish(s);
+    sch_queue_publish(s);
 }
 
 static void *run_thread(void *arg)

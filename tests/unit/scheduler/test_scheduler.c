@@ -460,6 +460,47 @@ static void test_wakes(void **state)
     rig_close(&r);
 }
 
+struct end_watch {
+    struct rig *r;
+    struct sch_stream *st;
+    struct sch_stats at_end;
+};
+
+static void look_at_end(void *arg)
+{
+    struct end_watch *w = arg;
+    struct sch_event ev;
+    while (sch_stream_next(w->st, &ev)) {
+        if (ev.kind == SCH_EVENT_END) {
+            sch_get_stats(w->r->s, &w->at_end);
+        }
+    }
+}
+
+/* Who has read an END finds it in the counters, and its memory free, at once. */
+static void test_end_is_counted(void **state)
+{
+    (void)state;
+    struct rig r;
+    rig_open(&r, NULL, NULL, 0);
+    int32_t tokens[4] = {5, 6, 7, 8};
+    struct sch_request req = rig_request(tokens, 4, 20);
+    req.ignore_eos = true;
+    struct end_watch w = {.r = &r};
+    struct err e;
+    req.wake = look_at_end;
+    req.wake_arg = &w;
+    assert_int_equal(sch_submit(r.s, &req, &w.st, &e), ERR_OK);
+    while (sch_step(r.s)) {
+    }
+    assert_int_equal(w.at_end.n_finished[SCH_FINISH_LENGTH], 1);
+    assert_int_equal(w.at_end.n_running, 0);
+    assert_int_equal(w.at_end.n_gen_tok, 20);
+    assert_int_equal(w.at_end.kv.n_frame_active, 0);
+    sch_stream_release(w.st);
+    rig_close(&r);
+}
+
 /* With a = 4 ms and b = 100 µs a row: a step beside decodes takes about the target, though a prompt
  * of 1500 tokens is being computed; without decodes it may take far longer. */
 static void test_long_prompt_freezes_nobody(void **state)
@@ -563,6 +604,7 @@ int main(void)
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_engine_error),
         cmocka_unit_test(test_wakes),
+        cmocka_unit_test(test_end_is_counted),
         cmocka_unit_test(test_long_prompt_freezes_nobody),
         cmocka_unit_test(test_tenants_take_turns),
     };
