@@ -31,7 +31,7 @@ static const char *const isa_names[KERN_ISA_END] = {
 #define BITS_AVX2        (1u << 3 | 1u << 5 | 1u << 8)               /* BMI1 AVX2 BMI2 */
 #define BITS_AVX512_EBX  (1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) /* F DQ BW VL */
 #define BITS_AVX512_ECX  (1u << 11)                                  /* VNNI */
-#define BITS_AMX_ECX     (1u << 1 | 1u << 6)                         /* VBMI VBMI2 */
+#define BITS_AMX_ECX     (1u << 1 | 1u << 6 | 1u << 8)               /* VBMI VBMI2 GFNI */
 #define BITS_AMX_EDX     (1u << 22 | 1u << 24)                       /* AMX-BF16 AMX-TILE */
 #define BITS_AMX_7_1_EAX (1u << 5)                                   /* AVX512_BF16 */
 /* XCR0: what the operating system saves */

@@ -21,7 +21,7 @@
 #define PACK_ITEM       (64 * 1024) /* bytes one item packs at least */
 #define ITEM_ELEM_MIN   65536       /* weights one item multiplies at least: some microseconds */
 #define FEW_TOK         32          /* rows up to which memory and not arithmetic is the limit */
-#define ITEM_PER_THREAD 8           /* so that a thread that was held up costs little */
+#define ITEM_PER_THREAD 3           /* so that a thread that was held up costs little */
 
 /* Packed weights lie in slabs on huge pages: a model with thousands of small expert matrices must
  * not cost a mapping each. A slab lives as long as a weight or the context holds it. */
@@ -40,10 +40,10 @@ struct gemm_ctx {
     uint32_t n_thread;
     struct phase_job {
         uint32_t first_item;
-        uint32_t n_item_tok; /* items side by side over the rows */
-        uint32_t n_group;    /* groups of one item */
-        uint32_t n_tok;      /* rows of one item */
-    } * phase;               /* [N_JOB_BATCH] */
+        uint32_t n_item_group; /* items side by side over the outputs */
+        uint32_t n_group;      /* groups of one item */
+        uint32_t n_tok;        /* rows of one item */
+    } * phase;                 /* [N_JOB_BATCH] */
 };
 
 static uint32_t ceil_div(uint32_t a, uint32_t b)
@@ -300,36 +300,33 @@ void gemm_act_finish(struct gemm_act *act)
     *act = (struct gemm_act){0};
 }
 
-/* Cuts one job: by groups of outputs, so that items are some microseconds long and every thread
- * has several; by rows too where there are too few groups to go round. */
+/* Cuts one job: by groups of outputs and blocks of rows. Few rows: items of some microseconds, in
+ * whole runs of the groups that work together. Many: the largest blocks the kernel likes, halved
+ * until every thread has several. */
 static uint32_t cut_job(const struct gemm_ctx *c, const struct gemm_job *job, struct phase_job *pj)
 {
     const struct gemm_kernel *k = job->w->kernel;
     uint32_t n_tok = job->act->n_tok;
     uint32_t n_group = ceil_div(job->w->n_out, k->group_out);
     uint32_t n_item_want = c->n_thread * ITEM_PER_THREAD;
-    uint64_t elem = (uint64_t)k->group_out * job->w->n_in;
-    uint64_t group_min = elem < ITEM_ELEM_MIN ? ITEM_ELEM_MIN / elem : 1;
-    pj->n_group = n_group / n_item_want;
-    pj->n_group = pj->n_group < k->n_group_max ? pj->n_group : k->n_group_max;
-    if (n_tok <= FEW_TOK && pj->n_group > group_min) {
-        pj->n_group = (uint32_t)group_min;
+    pj->n_tok = n_tok < k->n_tok_max ? n_tok : k->n_tok_max;
+    if (n_tok <= FEW_TOK) {
+        uint64_t elem = (uint64_t)k->group_out * job->w->n_in;
+        uint32_t n = elem < ITEM_ELEM_MIN ? (uint32_t)(ITEM_ELEM_MIN / elem) : 1;
+        pj->n_group = ceil_div(n, k->n_group_few) * k->n_group_few;
+    } else {
+        pj->n_group = k->n_group_max;
     }
-    /* Whole runs of the groups that work together, unless threads would go without. */
-    if (n_group / k->n_group_few >= c->n_thread) {
-        pj->n_group = ceil_div(pj->n_group, k->n_group_few) * k->n_group_few;
+    while (pj->n_group > 1 && ceil_div(n_group, pj->n_group) * ceil_div(n_tok, pj->n_tok) <
+                                  (n_tok <= FEW_TOK ? c->n_thread : n_item_want)) {
+        pj->n_group = ceil_div(pj->n_group, 2);
     }
-    pj->n_group = pj->n_group ? pj->n_group : 1;
-    uint32_t n_item_group = ceil_div(n_group, pj->n_group);
-    uint32_t n_block = ceil_div(n_tok, k->tok_block);
-    pj->n_item_tok = 1;
-    if (n_item_group < c->n_thread && c->n_thread > 1) {
-        pj->n_item_tok = ceil_div(c->n_thread, n_item_group);
-        pj->n_item_tok = pj->n_item_tok < n_block ? pj->n_item_tok : n_block;
+    while (pj->n_tok >= 2 * k->tok_block &&
+           ceil_div(n_group, pj->n_group) * ceil_div(n_tok, pj->n_tok) < c->n_thread) {
+        pj->n_tok = ceil_div(pj->n_tok, 2 * k->tok_block) * k->tok_block;
     }
-    pj->n_tok = ceil_div(n_block, pj->n_item_tok) * k->tok_block;
-    pj->n_item_tok = ceil_div(n_tok, pj->n_tok);
-    return n_item_group * pj->n_item_tok;
+    pj->n_item_group = ceil_div(n_group, pj->n_group);
+    return pj->n_item_group * ceil_div(n_tok, pj->n_tok);
 }
 
 struct run_work {
@@ -356,9 +353,9 @@ static void run_item(void *arg, uint32_t item, uint32_t worker)
     uint32_t i = item - pj->first_item;
     struct gemm_part part = {
         .job = job,
-        .group = i / pj->n_item_tok * pj->n_group,
+        .group = i % pj->n_item_group * pj->n_group,
         .n_group = pj->n_group,
-        .tok = i % pj->n_item_tok * pj->n_tok,
+        .tok = i / pj->n_item_group * pj->n_tok,
         .n_tok = pj->n_tok,
         .scratch = r->c->scratch + GEMM_SCRATCH_BYTES * worker,
     };

@@ -20,9 +20,11 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define N_STREAM      4
-#define BLOCK_K       512 /* K of the block path: 32 KiB of tiles */
-#define TOK_STEP      512 /* rows of one pass of the block path */
+#define N_STREAM 4
+#define BLOCK_K  512 /* K of the block path: 32 KiB of tiles */
+#define TOK_STEP                                                                                   \
+    256 /* rows of one pass of the block path: with more, activations and sums leave the           \
+           second-level cache */
 #define N_GROUP_MAX   16
 #define PREFETCH_BYTE 4608
 
@@ -220,39 +222,23 @@ static inline const uint16_t *stream_next(struct stream *s, const struct walk *w
     return tiles;
 }
 
-/* Sums of up to four groups over 64 elements of K; b: activations of these. */
-static inline void multiply_few(const uint16_t *a[N_STREAM], uint32_t n, const uint16_t *b,
-                                size_t b_stride)
+/* One group's sums over 64 elements of K, whose activations are in tiles 6 and 7. Tile numbers are
+ * part of the instruction. */
+#define MULTIPLY_FEW(SUM, A)                                                                       \
+    do {                                                                                           \
+        _tile_loadd(4, (A), 64);                                                                   \
+        _tile_dpbf16ps(SUM, 4, 6);                                                                 \
+        _tile_loadd(5, (A) + AMX_TILE, 64);                                                        \
+        _tile_dpbf16ps(SUM, 5, 7);                                                                 \
+    } while (0)
+
+static inline void multiply_few(uint32_t s, const uint16_t *a)
 {
-    _tile_loadd(6, b, b_stride);
-    _tile_loadd(7, b + 8 * b_stride, b_stride);
-    _tile_loadd(4, a[0], 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if (n > 1) {
-        _tile_loadd(5, a[1], 64);
-        _tile_dpbf16ps(1, 5, 6);
-    }
-    if (n > 2) {
-        _tile_loadd(4, a[2], 64);
-        _tile_dpbf16ps(2, 4, 6);
-    }
-    if (n > 3) {
-        _tile_loadd(5, a[3], 64);
-        _tile_dpbf16ps(3, 5, 6);
-    }
-    _tile_loadd(4, a[0] + AMX_TILE, 64);
-    _tile_dpbf16ps(0, 4, 7);
-    if (n > 1) {
-        _tile_loadd(5, a[1] + AMX_TILE, 64);
-        _tile_dpbf16ps(1, 5, 7);
-    }
-    if (n > 2) {
-        _tile_loadd(4, a[2] + AMX_TILE, 64);
-        _tile_dpbf16ps(2, 4, 7);
-    }
-    if (n > 3) {
-        _tile_loadd(5, a[3] + AMX_TILE, 64);
-        _tile_dpbf16ps(3, 5, 7);
+    switch (s) {
+    case 0: MULTIPLY_FEW(0, a); break;
+    case 1: MULTIPLY_FEW(1, a); break;
+    case 2: MULTIPLY_FEW(2, a); break;
+    default: MULTIPLY_FEW(3, a); break;
     }
 }
 
@@ -287,7 +273,7 @@ static void run_few(const struct gemm_part *p, const struct amx_format *f)
     uint16_t *ring = (uint16_t *)(c + 4 * 256); /* [2][N_STREAM][2 tiles] */
     uint32_t n;
     for (uint32_t g = p->group; g < p->group + p->n_group; g += n) {
-        const uint16_t *a[2][N_STREAM];
+        const uint16_t *a[N_STREAM] = {0}; /* unpacked a step ago */
         struct stream st[N_STREAM];
         n = p->group + p->n_group - g < N_STREAM ? p->group + p->n_group - g : N_STREAM;
         for (uint32_t s = 0; s < n; s++) {
@@ -298,18 +284,29 @@ static void run_few(const struct gemm_part *p, const struct amx_format *f)
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        for (uint32_t k = 0, sub = 0; k < w.n_step; k++) {
-            for (uint32_t s = 0; s < n; s++) {
-                a[k & 1][s] =
-                    stream_next(&st[s], &w, sub, ring + ((k & 1) * N_STREAM + s) * 2 * AMX_TILE);
+        for (uint32_t k = 0, sub = 0; k <= w.n_step; k++) {
+            if (k > 0) {
+                const uint16_t *bk = b + (size_t)(k - 1) * AMX_SUB_K * n_col;
+                _tile_loadd(6, bk, b_stride);
+                _tile_loadd(7, bk + 8 * b_stride, b_stride);
+            }
+#pragma GCC unroll 4
+            for (uint32_t s = 0; s < N_STREAM; s++) {
+                if (s >= n) {
+                    break;
+                }
+                const uint16_t *ready = a[s];
+                if (k < w.n_step) {
+                    a[s] = stream_next(&st[s], &w, sub,
+                                       ring + ((k & 1) * N_STREAM + s) * 2 * AMX_TILE);
+                    MEMORY_BARRIER();
+                }
+                if (k > 0) {
+                    multiply_few(s, ready);
+                }
             }
             sub = sub + 1 == w.n_sub ? 0 : sub + 1;
-            MEMORY_BARRIER();
-            if (k > 0) {
-                multiply_few(a[~k & 1], n, b + (size_t)(k - 1) * AMX_SUB_K * n_col, b_stride);
-            }
         }
-        multiply_few(a[~w.n_step & 1], n, b + (size_t)(w.n_step - 1) * AMX_SUB_K * n_col, b_stride);
         store_few(p, g, n, n_col, c);
     }
 }
@@ -485,6 +482,13 @@ static void block_rows(const struct gemm_part *p, struct block_scratch *s, uint3
     const uint32_t group = p->group + 2 * pair, n_col = act_n_col(act->n_tok);
     const uint32_t n_group = p->group + p->n_group - group < 2 ? 1 : 2;
     for (uint32_t t = 0; t < n_tok; t += 2 * AMX_ROWS) {
+        if (last) {
+            for (uint32_t i = t; i < n_tok && i < t + 2 * AMX_ROWS; i++) {
+                const float *y = p->job->y + (size_t)(tok + i) * p->job->ldy + group * AMX_ROWS;
+                __builtin_prefetch(y, 1);
+                __builtin_prefetch(y + AMX_ROWS, 1);
+            }
+        }
         const uint16_t *b0 = act_tile(act, tok + t) + (size_t)k * n_col;
         const uint16_t *b1 =
             n_tok - t > AMX_ROWS ? act_tile(act, tok + t + AMX_ROWS) + (size_t)k * n_col : NULL;
@@ -546,7 +550,7 @@ static void amx_run(const struct gemm_part *p)
 static size_t amx_group_bytes(enum gguf_type type, uint32_t n_in)
 {
     const struct amx_format *f = amx_format_of(type);
-    return f ? units_align(n_in, f->unit_k) / f->unit_k * f->unit_bytes
+    return f ? units_align(units_align(n_in, f->unit_k) / f->unit_k * f->unit_bytes, 64)
              : gemm_row_bytes(type, n_in) * AMX_ROWS;
 }
 
@@ -628,8 +632,9 @@ static void rows_row(const struct gemm_weight *w, uint32_t row, float *dst)
 #define AMX_KERNEL(NAME, PACK, ROW)                                                                \
     {                                                                                              \
         .name = NAME, .act = GEMM_ACT_BF16, .group_out = AMX_ROWS, .n_group_max = N_GROUP_MAX,     \
-        .n_group_few = N_STREAM, .tok_block = AMX_ROWS, .group_bytes = amx_group_bytes,            \
-        .pack = PACK, .row = ROW, .run = amx_run, .act_bytes = act_bytes, .act_make = act_make,    \
+        .n_group_few = N_STREAM, .n_tok_max = TOK_STEP, .tok_block = AMX_ROWS,                     \
+        .group_bytes = amx_group_bytes, .pack = PACK, .row = ROW, .run = amx_run,                  \
+        .act_bytes = act_bytes, .act_make = act_make,                                              \
     }
 
 static const struct gemm_kernel kernel_packed = AMX_KERNEL("packed/amx", amx_pack, amx_row);

@@ -58,13 +58,26 @@ enum {
     AMX_Q4K_SCALES = 64, /* 4 x 48 bytes after d [16], dmin [16] */
     AMX_Q4K_CODES = 256,
     AMX_Q6K_SCALES = 3072, /* 4 x 64 bytes after 4 x 768 of codes */
-    AMX_Q6K_D = 3328,
     AMX_Q3K_SCALES = 1536, /* 4 x 48 bytes after 4 x 384 of codes */
-    AMX_Q3K_D = 1728,
-    AMX_Q2K_SCALES = 64, /* 4 x 64 bytes after d [16], dmin [16] */
+    AMX_Q2K_SCALES = 64,   /* 4 x 64 bytes after d [16], dmin [16] */
     AMX_Q2K_CODES = 320,
     AMX_XS_SCALES = 2048, /* 4 x 16, 2 x 16 bytes after 4 x 512 of codes */
     AMX_XS_D = 2144,
+    AMX_MXFP4_BYTES = 544,
+    AMX_Q3K_BYTES = 1760,
+    AMX_Q6K_BYTES = 3360,
 };
+
+/* Some units are whole cache lines and a half, 32 bytes. Where such a unit begins in the middle of
+ * a line, the half comes first, so that all else lies on whole lines (the weight begins on one). */
+static inline size_t amx_lines_at(const uint8_t *unit)
+{
+    return (size_t)unit & 32;
+}
+
+static inline size_t amx_half_at(const uint8_t *unit, size_t unit_bytes)
+{
+    return (size_t)unit & 32 ? 0 : unit_bytes - 32;
+}
 
 #endif

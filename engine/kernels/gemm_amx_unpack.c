@@ -1,16 +1,13 @@
-/* From packed units to tiles of bf16. Every value is the type's exact f32 rounded to bf16, to
- * nearest even; the comment at each says why the arithmetic before the rounding is exact.
- *
- * Codes of up to five bits go through a table per row: its values times the row's scale, rounded,
- * then VPERMW with the codes. VPERMW takes the low five bits of each word and ignores the rest, so
- * shifting the packed words is all the index preparation there is; tables of 16 are repeated so
- * that the fifth bit does not matter. Wider codes are put into the mantissa of a float of known
- * exponent and scaled by one fused multiply-add.
+/* From packed units to tiles of bf16. Every value is the type's exact f32 rounded once to the
+ * nearest bf16; the comment at each says why the arithmetic before the rounding is exact. Ties go
+ * away from zero for codes of up to four bits (half an ulp is added to the float's bits, the upper
+ * half word is the value), to even for the others (VCVTNE2PS2BF16): what each path does at no extra
+ * cost. Nothing depends on how many rows are multiplied.
  *
  * What it costs (Golden Cove, two vector ports 0 and 5 of 512 bits): VPERMW one slot on each,
- * VCVTNE2PS2BF16 two on each, shifts port 0, byte shuffles port 5, arithmetic either. Tables of two
- * rows are made by one VCVTNE2PS2BF16 and spread by loads, which are free; half of the shifts are
- * unaligned loads or byte-wise multi-shifts to keep port 0 from being the limit. */
+ * VCVTNE2PS2BF16 two on each, shifts and GF2P8AFFINEQB port 0, byte shuffles port 5, arithmetic
+ * either; a tile load and a tile product some six more each. 32 codes of four bits: five slots, 43
+ * cycles a tile; with tables made by VCVTNE2PS2BF16 and spread through memory it was 57. */
 #include "engine/kernels/gemm_amx.h"
 
 #include <immintrin.h>
@@ -42,30 +39,31 @@ INLINE __m512 scaled(__m512 q, const float *s, const float *m)
              : _mm512_mul_ps(q, _mm512_set1_ps(*s));
 }
 
+/* 16 floats as a table of 32 words for VPERMW: word 2q + 1 is value q rounded to bf16. */
+INLINE __m512i rounded(__m512 v)
+{
+    return _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
+}
+
 /* Nibbles of 16 rows through tables of 16 values: s [16], m [16] or NULL. */
 INLINE void tile_of_nibbles(const uint8_t *codes, __m512 q, const float *s, const float *m,
                             uint16_t *tile)
 {
-    uint16_t tables[AMX_ROWS][16] __attribute__((aligned(64)));
-    const __m512i second =
-        _mm512_set1_epi64(0x3c342c241c140c04); /* bytes from bits 4, 12, 20, … of each 64 */
-#pragma GCC unroll 8
-    for (int r = 0; r < AMX_ROWS; r += 2) {
-        _mm512_store_si512(tables[r], bf16_pair(scaled(q, s + r, m ? m + r : NULL),
-                                                scaled(q, s + r + 1, m ? m + r + 1 : NULL)));
-    }
-    MEMORY_BARRIER();
+    /* Bit matrices that bring the low and the high nibble of a byte to bits 1…4; bit 0 is set. */
+    const __m512i low = _mm512_set1_epi64(0x0001020408000000);
+    const __m512i high = _mm512_set1_epi64(0x0010204080000000);
+    MEMORY_BARRIER(); /* broadcast scales from memory: from registers it takes port 5 */
 #pragma GCC unroll 4
     for (int v = 0; v < 4; v++) {
         const __m512i words = _mm512_loadu_si512(codes + 64 * v);
-        const __m512i third = _mm512_loadu_si512(codes + 64 * v + 1);
-        const __m512i idx[4] = {words, _mm512_multishift_epi64_epi8(second, words), third,
-                                _mm512_srli_epi16(words, 12)};
+        const __m512i a = _mm512_gf2p8affine_epi64_epi8(words, low, 1);
+        const __m512i b = _mm512_gf2p8affine_epi64_epi8(words, high, 1);
+        const __m512i idx[4] = {a, b, _mm512_bsrli_epi128(a, 1), _mm512_bsrli_epi128(b, 1)};
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            const __m512i table =
-                _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)tables[4 * v + i]));
-            _mm512_store_si512(tile + 32 * (4 * v + i), _mm512_permutexvar_epi16(idx[i], table));
+            int r = 4 * v + i;
+            const __m512i table = rounded(scaled(q, s + r, m ? m + r : NULL));
+            _mm512_store_si512(tile + 32 * r, _mm512_permutexvar_epi16(idx[i], table));
         }
     }
 }
@@ -75,6 +73,7 @@ INLINE void tile_of_fives(const uint8_t *codes, __m512 q_low, __m512 q_high, con
                           const float *m, uint16_t *tile)
 {
     __m512i last = _mm512_setzero_si512();
+    MEMORY_BARRIER();
 #pragma GCC unroll 5
     for (int v = 0; v < 5; v++) {
         const __m512i words = _mm512_loadu_si512(codes + 64 * v);
@@ -174,11 +173,13 @@ void amx_unpack_mxfp4(const uint8_t *unit, unsigned sub, uint16_t *tiles)
     const __m512 q =
         _mm512_set_ps(-6, -4, -3, -2, -1.5f, -1, -0.5f, 0, 6, 4, 3, 2, 1.5f, 1, 0.5f, 0);
     (void)sub;
+    const uint8_t *exponents = unit + amx_half_at(unit, AMX_MXFP4_BYTES);
+    const uint8_t *codes = unit + amx_lines_at(unit);
     for (int k = 0; k < 2; k++) {
         float s[AMX_ROWS] __attribute__((aligned(64)));
-        const __m512i e = u8_load(unit + 16 * k);
+        const __m512i e = u8_load(exponents + 16 * k);
         _mm512_store_ps(s, _mm512_castsi512_ps(_mm512_slli_epi32(e, 23)));
-        tile_of_nibbles(unit + 32 + 256 * k, q, s, NULL, tiles + AMX_TILE * k);
+        tile_of_nibbles(codes + 256 * k, q, s, NULL, tiles + AMX_TILE * k);
     }
 }
 
@@ -250,28 +251,30 @@ void amx_unpack_iq4_xs(const uint8_t *unit, unsigned sub, uint16_t *tiles)
     tile_of_nibbles(codes + 256, iq4_values(), s[1], NULL, tiles + AMX_TILE);
 }
 
-/* A byte of each dword, masked, as the upper mantissa bits of a float: base | byte. */
-INLINE __m512 mantissa(__m512i bytes, __m512i mask, __m512i base)
+/* Byte `from` of each dword as byte `to` of the float `base`: its value is base + byte times a
+ * power of two. */
+INLINE __m512 mantissa(__m512i bytes, const int from, const int to, __m512i base)
 {
-    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bytes, mask, base, 0xea)); /* a & b | c */
+    if (from == to) {
+        const __m512i mask = _mm512_set1_epi32((int)(0xffu << (8 * to)));
+        return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bytes, mask, base, 0xea)); /* a&b|c */
+    }
+    const __m512i order = _mm512_add_epi32(_mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0),
+                                           _mm512_set1_epi32(from * 0x01010101));
+    const __mmask64 place = 0x1111111111111111ULL << to;
+    return _mm512_castsi512_ps(_mm512_mask_shuffle_epi8(base, place, bytes, order));
 }
 
-/* Two rows from 64 bytes of codes (see byte_at in pack_amx.c), byte b of a dword brought to bit
- * `at`: x = f s + c, f = base + code. Scales of K 0…15 and 16…31 are s_low and s_high. */
-INLINE void rows_of_bytes(__m512i bytes, __m512i mask, __m512i base, const int at,
-                          const float *s_low, const float *c_low, const float *s_high,
-                          const float *c_high, uint16_t *tile)
+/* Two rows from 64 bytes of codes (see byte_at in pack_amx.c), put into byte `to` of a float:
+ * x = f s + c. Scales of K 0…15 and 16…31 are s_low and s_high. */
+INLINE void rows_of_bytes(__m512i bytes, const int to, __m512i base, const float *s_low,
+                          const float *c_low, const float *s_high, const float *c_high,
+                          uint16_t *tile)
 {
-    const __m512i shifted[4] = {
-        _mm512_slli_epi32(bytes, (unsigned)at),
-        at == 8 ? bytes : _mm512_slli_epi32(bytes, 8),
-        at == 8 ? _mm512_srli_epi32(bytes, 8) : bytes,
-        at == 8 ? _mm512_srli_epi32(bytes, 16) : _mm512_srli_epi32(bytes, 8),
-    };
 #pragma GCC unroll 2
     for (int r = 0; r < 2; r++) {
-        const __m512 low = mantissa(shifted[2 * r], mask, base);
-        const __m512 high = mantissa(shifted[2 * r + 1], mask, base);
+        const __m512 low = mantissa(bytes, 2 * r, to, base);
+        const __m512 high = mantissa(bytes, 2 * r + 1, to, base);
         _mm512_store_si512(
             tile + 32 * r,
             bf16_pair(_mm512_fmadd_ps(low, _mm512_set1_ps(s_low[r]), _mm512_set1_ps(c_low[r])),
@@ -282,7 +285,7 @@ INLINE void rows_of_bytes(__m512i bytes, __m512i mask, __m512i base, const int a
 /* x = d (u - 128): f = 32768 + u, c = -32896 d (9 bits times 11), and d (u - 128) is exact. */
 void amx_unpack_q8_0(const uint8_t *unit, unsigned sub, uint16_t *tiles)
 {
-    const __m512i mask = _mm512_set1_epi32(0xff00), base = _mm512_set1_epi32(0x47000000);
+    const __m512i base = _mm512_set1_epi32(0x47000000);
     float s[2][AMX_ROWS] __attribute__((aligned(64)));
     float c[2][AMX_ROWS] __attribute__((aligned(64)));
     (void)sub;
@@ -297,7 +300,7 @@ void amx_unpack_q8_0(const uint8_t *unit, unsigned sub, uint16_t *tiles)
 #pragma GCC unroll 8
         for (int r = 0; r < AMX_ROWS; r += 2) {
             const __m512i bytes = _mm512_loadu_si512(unit + 64 + 512 * k + 32 * r);
-            rows_of_bytes(bytes, mask, base, 8, s[k] + r, c[k] + r, s[k] + r, c[k] + r,
+            rows_of_bytes(bytes, 1, base, s[k] + r, c[k] + r, s[k] + r, c[k] + r,
                           tiles + AMX_TILE * k + 32 * r);
         }
     }
@@ -307,15 +310,15 @@ void amx_unpack_q8_0(const uint8_t *unit, unsigned sub, uint16_t *tiles)
  * bits. */
 void amx_unpack_q6_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
 {
-    const __m512i mask = _mm512_set1_epi32(0x3f0000), base = _mm512_set1_epi32(0x43000000);
-    const uint8_t *codes = unit + 768 * (size_t)sub;
-    const __m512 d = f16_load(unit + AMX_Q6K_D);
+    const __m512i base = _mm512_set1_epi32(0x43000000), six = _mm512_set1_epi8(0x3f);
+    const uint8_t *lines = unit + amx_lines_at(unit), *codes = lines + 768 * (size_t)sub;
+    const __m512 d = f16_load(unit + amx_half_at(unit, AMX_Q6K_BYTES));
     float s[4][AMX_ROWS] __attribute__((aligned(64)));
     float c[4][AMX_ROWS] __attribute__((aligned(64)));
 #pragma GCC unroll 4
     for (int g = 0; g < 4; g++) {
         const __m512i scale = _mm512_cvtepi8_epi32(
-            _mm_loadu_si128((const __m128i *)(unit + AMX_Q6K_SCALES + 64 * (size_t)sub + 16 * g)));
+            _mm_loadu_si128((const __m128i *)(lines + AMX_Q6K_SCALES + 64 * (size_t)sub + 16 * g)));
         const __m512 f = _mm512_mul_ps(d, _mm512_cvtepi32_ps(scale));
         _mm512_store_ps(s[g], f);
         _mm512_store_ps(c[g], _mm512_mul_ps(f, _mm512_set1_ps(-160.0f)));
@@ -336,22 +339,24 @@ void amx_unpack_q6_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 int r = 8 * h + 2 * i;
-                rows_of_bytes(i < 3 ? p[i] : last, mask, base, 16, s[2 * k] + r, c[2 * k] + r,
-                              s[2 * k + 1] + r, c[2 * k + 1] + r, tiles + AMX_TILE * k + 32 * r);
+                rows_of_bytes(_mm512_and_si512(i < 3 ? p[i] : last, six), 2, base, s[2 * k] + r,
+                              c[2 * k] + r, s[2 * k + 1] + r, c[2 * k + 1] + r,
+                              tiles + AMX_TILE * k + 32 * r);
             }
         }
     }
 }
 
-/* x = (d (scale - 32)) (q - 4): 11, 5 and 2 bits. A table holds 8 values for K 0…15, then 8 for K
- * 16…31, of two rows. */
+/* x = (d (scale - 32)) (q - 4): 11, 5 and 2 bits. A row's table holds 8 values for K 0…15, then 8
+ * for K 16…31. */
 void amx_unpack_q3_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
 {
     const __m512 q = _mm512_set_ps(3, 2, 1, 0, -1, -2, -3, -4, 3, 2, 1, 0, -1, -2, -3, -4);
-    const __m512i seven = _mm512_set1_epi16(7);
-    const __m512i group = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(8), 1);
-    const uint8_t *at = unit + AMX_Q3K_SCALES + 48 * (size_t)sub;
-    const __m512 d = f16_load(unit + AMX_Q3K_D);
+    const __m512i code = _mm512_set1_epi16(14); /* an index is (8 upper + code) 2 + 1 */
+    const __m512i rest = _mm512_inserti64x4(_mm512_set1_epi16(1), _mm256_set1_epi16(17), 1);
+    const uint8_t *lines = unit + amx_lines_at(unit);
+    const uint8_t *at = lines + AMX_Q3K_SCALES + 48 * (size_t)sub;
+    const __m512 d = f16_load(unit + amx_half_at(unit, AMX_Q3K_BYTES));
     const __m512i high = u8_load(at + 32);
     float s[4][AMX_ROWS] __attribute__((aligned(64)));
 #pragma GCC unroll 4
@@ -367,49 +372,35 @@ void amx_unpack_q3_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
     }
     MEMORY_BARRIER();
     for (int k = 0; k < 2; k++) {
-        uint16_t tables[AMX_ROWS][16] __attribute__((aligned(64)));
-        const float *s0 = s[2 * k], *s1 = s[2 * k + 1];
-#pragma GCC unroll 8
-        for (int r = 0; r < AMX_ROWS; r += 2) {
-            __m512 v[2];
-            for (int i = 0; i < 2; i++) {
-                v[i] = _mm512_mul_ps(q, _mm512_set1_ps(s0[r + i]));
-                v[i] = _mm512_mask_mul_ps(v[i], 0xff00, q, _mm512_set1_ps(s1[r + i]));
-            }
-            _mm512_store_si512(tables[r], bf16_pair(v[0], v[1]));
-        }
-        MEMORY_BARRIER();
+        const uint8_t *codes = lines + 384 * (size_t)sub + 192 * k;
         __m512i last = _mm512_setzero_si512();
-#pragma GCC unroll 3
-        for (int v = 0; v < 3; v++) {
-            const __m512i words = _mm512_loadu_si512(unit + 384 * (size_t)sub + 192 * k + 64 * v);
-            last = _mm512_shldi_epi16(last, words, 1);
-#pragma GCC unroll 6
-            for (int i = 0; i < 6; i++) {
-                if (i == 5 && v < 2) {
-                    break;
-                }
-                int r = i == 5 ? 15 : 5 * v + i;
-                const __m512i w = i == 5 ? last : _mm512_srli_epi16(words, 3 * (unsigned)i);
-                const __m512i idx = _mm512_ternarylogic_epi32(w, seven, group, 0xea);
-                const __m512i table =
-                    _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)tables[r]));
-                _mm512_store_si512(tiles + AMX_TILE * k + 32 * r,
-                                   _mm512_permutexvar_epi16(idx, table));
+#pragma GCC unroll 16
+        for (int r = 0; r < AMX_ROWS; r++) {
+            const __m512i words = _mm512_loadu_si512(codes + 64 * (r < 15 ? r / 5 : 2));
+            if (r % 5 == 0 && r < 15) {
+                last = _mm512_shldi_epi16(last, words, 1); /* the top bits make up row 15 */
             }
+            const __m512i w = r == 15      ? _mm512_slli_epi16(last, 1)
+                              : r % 5 == 0 ? _mm512_slli_epi16(words, 1)
+                                           : _mm512_srli_epi16(words, 3 * (unsigned)(r % 5) - 1);
+            __m512 v = _mm512_mul_ps(q, _mm512_set1_ps(s[2 * k][r]));
+            v = _mm512_mask_mul_ps(v, 0xff00, q, _mm512_set1_ps(s[2 * k + 1][r]));
+            _mm512_store_si512(tiles + AMX_TILE * k + 32 * r,
+                               _mm512_permutexvar_epi16(
+                                   _mm512_ternarylogic_epi32(w, code, rest, 0xea), rounded(v)));
         }
     }
 }
 
 /* x = (d scale) q - dmin min: products of 15 and 2 bits and of 15 are exact. A table holds the four
- * values of each of two groups of 16 K, for four rows. */
+ * values of each of two groups of 16 K, for two rows. */
 void amx_unpack_q2_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
 {
     const __m512 q = _mm512_set_ps(3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0, 3, 2, 1, 0);
     const __m512 d = f16_load(unit);
     const __m512 dmin = _mm512_sub_ps(_mm512_setzero_ps(), f16_load(unit + 32));
-    const __m512i three = _mm512_set1_epi16(3);
-    /* Lane pairs of a scale vector [4 rows][4 groups]: rows 2p and 2p + 1, groups 2k and 2k + 1. */
+    const __m512i code = _mm512_set1_epi16(6); /* an index is (8 row + 4 upper + code) 2 + 1 */
+    /* Lanes of a scale vector [4 rows][4 groups]: rows 2p and 2p + 1, groups 2k and 2k + 1. */
     const __m512i spread = _mm512_set_epi32(5, 5, 5, 5, 4, 4, 4, 4, 1, 1, 1, 1, 0, 0, 0, 0);
     const __m512i fours = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
 #pragma GCC unroll 4
@@ -420,25 +411,24 @@ void amx_unpack_q2_k(const uint8_t *unit, unsigned sub, uint16_t *tiles)
         const __m512 s = _mm512_mul_ps(_mm512_permutexvar_ps(row, d), scale);
         const __m512 m = _mm512_mul_ps(_mm512_permutexvar_ps(row, dmin),
                                        _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)));
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; k++) {
-            __m512 t[2];
-            for (int p = 0; p < 2; p++) {
-                const __m512i from = _mm512_add_epi32(spread, _mm512_set1_epi32(8 * p + 2 * k));
-                t[p] = _mm512_fmadd_ps(q, _mm512_permutexvar_ps(from, s),
-                                       _mm512_permutexvar_ps(from, m));
-            }
-            const __m512i table = bf16_pair(t[0], t[1]);
+#pragma GCC unroll 4
+        for (int kp = 0; kp < 4; kp++) {
+            const int k = kp / 2, p = kp % 2;
+            const __m512i from = _mm512_add_epi32(spread, _mm512_set1_epi32(8 * p + 2 * k));
+            const __m512i table = rounded(
+                _mm512_fmadd_ps(q, _mm512_permutexvar_ps(from, s), _mm512_permutexvar_ps(from, m)));
             const __m512i words = _mm512_loadu_si512(unit + AMX_Q2K_CODES + 256 * (size_t)sub +
                                                      128 * k + 64 * (v / 2));
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                const __m512i at = _mm512_inserti64x4(_mm512_set1_epi16((short)(8 * i)),
-                                                      _mm256_set1_epi16((short)(8 * i + 4)), 1);
-                const __m512i w = _mm512_srli_epi16(words, 2 * (unsigned)(4 * (v % 2) + i));
-                _mm512_store_si512(
-                    tiles + AMX_TILE * k + 32 * (4 * v + i),
-                    _mm512_permutexvar_epi16(_mm512_ternarylogic_epi32(w, three, at, 0xea), table));
+#pragma GCC unroll 2
+            for (int i = 0; i < 2; i++) {
+                const unsigned bit = 2 * (unsigned)(4 * (v % 2) + 2 * p + i);
+                const __m512i w =
+                    bit ? _mm512_srli_epi16(words, bit - 1) : _mm512_slli_epi16(words, 1);
+                const __m512i rest = _mm512_inserti64x4(_mm512_set1_epi16((short)(16 * i + 1)),
+                                                        _mm256_set1_epi16((short)(16 * i + 9)), 1);
+                _mm512_store_si512(tiles + AMX_TILE * k + 32 * (4 * v + 2 * p + i),
+                                   _mm512_permutexvar_epi16(
+                                       _mm512_ternarylogic_epi32(w, code, rest, 0xea), table));
             }
         }
     }

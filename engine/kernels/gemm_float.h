@@ -10,6 +10,7 @@
 #define FLOAT_GROUP_OUT (FLOAT_PANEL_OUT * FLOAT_N_PANEL)
 /* Rows that stream over one group before the next: their sums stay in the first-level cache. */
 #define FLOAT_TOK_STEP 96
+#define FLOAT_TOK_MAX  (4 * FLOAT_TOK_STEP)
 
 /* As gemm_panel_fn, over panels of elem-byte weights. */
 typedef void gemm_float_block_fn(const void *w, size_t w_stride_bytes, uint32_t n_panel, size_t n_k,
@@ -23,8 +24,9 @@ void gemm_float_run(const struct gemm_part *p, gemm_float_block_fn *block);
 #define GEMM_FLOAT_KERNEL(NAME, RUN)                                                               \
     {                                                                                              \
         .name = NAME, .act = GEMM_ACT_F32, .group_out = FLOAT_GROUP_OUT, .n_group_max = 8,         \
-        .n_group_few = 1, .tok_block = 1, .group_bytes = gemm_float_group_bytes,                   \
-        .pack = gemm_float_pack, .row = gemm_float_row, .run = RUN,                                \
+        .n_group_few = 1, .n_tok_max = FLOAT_TOK_MAX, .tok_block = 1,                              \
+        .group_bytes = gemm_float_group_bytes, .pack = gemm_float_pack, .row = gemm_float_row,     \
+        .run = RUN,                                                                                \
     }
 
 #endif

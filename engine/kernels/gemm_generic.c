@@ -133,8 +133,8 @@ static void run_scalar(const struct gemm_part *p)
 #define GENERIC_KERNEL(NAME, RUN)                                                                  \
     {                                                                                              \
         .name = NAME, .act = GEMM_ACT_F32, .group_out = N_PANEL * PANEL_OUT, .n_group_max = 8,     \
-        .n_group_few = 1, .tok_block = 1, .group_bytes = generic_group_bytes,                      \
-        .pack = generic_pack, .row = generic_row, .run = RUN,                                      \
+        .n_group_few = 1, .n_tok_max = TOK_STEP, .tok_block = 1,                                   \
+        .group_bytes = generic_group_bytes, .pack = generic_pack, .row = generic_row, .run = RUN,  \
     }
 
 static const struct gemm_kernel kernel_scalar = GENERIC_KERNEL("generic/scalar", run_scalar);

@@ -32,8 +32,9 @@ struct gemm_kernel {
     const char *name;
     enum gemm_act_kind act;
     uint32_t group_out;   /* outputs of one group; the last group of a weight may hold fewer */
-    uint32_t n_group_max; /* groups of one item at most */
-    uint32_t n_group_few; /* groups that few rows share best; a power of two */
+    uint32_t n_group_max; /* groups of one item at most, for many rows */
+    uint32_t n_group_few; /* groups that work together on few rows */
+    uint32_t n_tok_max;   /* rows of one item at most; a multiple of tok_block */
     uint32_t tok_block;   /* row ranges begin at multiples of this */
     /* Packed bytes of one full group. Rows missing from the last group are there as zeros. */
     size_t (*group_bytes)(enum gguf_type type, uint32_t n_in);

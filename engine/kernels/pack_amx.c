@@ -188,26 +188,30 @@ SIMPLE(five, 5, false)
 SIMPLE(five_m, 5, true)
 SIMPLE(eight, 8, false)
 
-/* Exponents [2][16], then nibbles. */
+/* Nibbles; exponents [2][16] in the half line. */
 static void mxfp4_put(const struct pack_block *b, uint8_t *unit)
 {
+    uint8_t *e = unit + amx_half_at(unit, AMX_MXFP4_BYTES);
+    uint8_t *dst = unit + amx_lines_at(unit);
     for (unsigned k = 0; k < 2; k++) {
         codes_t c;
         for (unsigned r = 0; r < AMX_ROWS; r++) {
-            unit[AMX_ROWS * k + r] = (uint8_t)b[2 * r + k].d;
+            e[AMX_ROWS * k + r] = (uint8_t)b[2 * r + k].d;
             memcpy(c[r], b[2 * r + k].code, BLOCK_K);
         }
-        codes_put(c, 4, unit + 32 + 256 * k);
+        dst += codes_put(c, 4, dst);
     }
 }
 
 static void mxfp4_get(const uint8_t *unit, struct pack_block *b)
 {
+    const uint8_t *e = unit + amx_half_at(unit, AMX_MXFP4_BYTES);
+    const uint8_t *src = unit + amx_lines_at(unit);
     for (unsigned k = 0; k < 2; k++) {
         codes_t c;
-        codes_get(unit + 32 + 256 * k, 4, c);
+        src += codes_get(src, 4, c);
         for (unsigned r = 0; r < AMX_ROWS; r++) {
-            b[2 * r + k].d = unit[AMX_ROWS * k + r];
+            b[2 * r + k].d = e[AMX_ROWS * k + r];
             memcpy(b[2 * r + k].code, c[r], BLOCK_K);
         }
     }
@@ -290,59 +294,65 @@ static void q5_k_get(const uint8_t *unit, struct pack_block *b)
     q45_k_get(unit, 5, b);
 }
 
-/* Q6_K: codes; scales [16 groups][16 rows]; d [16]. */
+/* Q6_K: codes; scales [16 groups][16 rows]; d [16] in the half line. */
 static void q6_k_put(const struct pack_block *b, uint8_t *unit)
 {
+    uint8_t *lines = unit + amx_lines_at(unit), *half = unit + amx_half_at(unit, AMX_Q6K_BYTES);
     for (unsigned r = 0; r < AMX_ROWS; r++) {
-        set_u16(unit + AMX_Q6K_D, r, b[r].d);
+        set_u16(half, r, b[r].d);
         for (unsigned g = 0; g < 16; g++) {
-            unit[AMX_Q6K_SCALES + 16 * g + r] = b[r].scale[g];
+            lines[AMX_Q6K_SCALES + 16 * g + r] = b[r].scale[g];
         }
     }
-    super_codes_put(b, 6, unit);
+    super_codes_put(b, 6, lines);
 }
 
 static void q6_k_get(const uint8_t *unit, struct pack_block *b)
 {
+    const uint8_t *lines = unit + amx_lines_at(unit);
+    const uint8_t *half = unit + amx_half_at(unit, AMX_Q6K_BYTES);
     for (unsigned r = 0; r < AMX_ROWS; r++) {
-        b[r].d = (uint16_t)get_u16(unit + AMX_Q6K_D, r);
+        b[r].d = (uint16_t)get_u16(half, r);
         for (unsigned g = 0; g < 16; g++) {
-            b[r].scale[g] = unit[AMX_Q6K_SCALES + 16 * g + r];
+            b[r].scale[g] = lines[AMX_Q6K_SCALES + 16 * g + r];
         }
     }
-    super_codes_get(unit, 6, b);
+    super_codes_get(lines, 6, b);
 }
 
 /* Q3_K: codes; for each 64 elements, the low nibbles of its four scales [2][16], their upper two
- * bits [16]; d [16]. */
+ * bits [16]; d [16] in the half line. */
 static void q3_k_put(const struct pack_block *b, uint8_t *unit)
 {
+    uint8_t *lines = unit + amx_lines_at(unit), *half = unit + amx_half_at(unit, AMX_Q3K_BYTES);
     for (unsigned r = 0; r < AMX_ROWS; r++) {
-        set_u16(unit + AMX_Q3K_D, r, b[r].d);
+        set_u16(half, r, b[r].d);
         for (unsigned s = 0; s < 4; s++) {
-            uint8_t *at = unit + AMX_Q3K_SCALES + 48 * s + r;
+            uint8_t *at = lines + AMX_Q3K_SCALES + 48 * s + r;
             const uint8_t *sc = b[r].scale + 4 * s;
             at[0] = (uint8_t)((sc[0] & 15) | (sc[1] & 15) << 4);
             at[16] = (uint8_t)((sc[2] & 15) | (sc[3] & 15) << 4);
             at[32] = (uint8_t)(sc[0] >> 4 | sc[1] >> 4 << 2 | sc[2] >> 4 << 4 | sc[3] >> 4 << 6);
         }
     }
-    super_codes_put(b, 3, unit);
+    super_codes_put(b, 3, lines);
 }
 
 static void q3_k_get(const uint8_t *unit, struct pack_block *b)
 {
+    const uint8_t *lines = unit + amx_lines_at(unit);
+    const uint8_t *half = unit + amx_half_at(unit, AMX_Q3K_BYTES);
     for (unsigned r = 0; r < AMX_ROWS; r++) {
-        b[r].d = (uint16_t)get_u16(unit + AMX_Q3K_D, r);
+        b[r].d = (uint16_t)get_u16(half, r);
         for (unsigned s = 0; s < 4; s++) {
-            const uint8_t *at = unit + AMX_Q3K_SCALES + 48 * s + r;
+            const uint8_t *at = lines + AMX_Q3K_SCALES + 48 * s + r;
             for (unsigned i = 0; i < 4; i++) {
                 b[r].scale[4 * s + i] = (uint8_t)((at[16 * (i / 2)] >> (i % 2 * 4) & 15) |
                                                   (at[32] >> (2 * i) & 3) << 4);
             }
         }
     }
-    super_codes_get(unit, 3, b);
+    super_codes_get(lines, 3, b);
 }
 
 /* Q2_K: d [16], dmin [16]; for each 64 elements scale + min << 4 of its four groups, [16 rows][4];
@@ -422,12 +432,12 @@ static const struct amx_format formats[GGUF_TYPE_END] = {
     FORMAT(Q5_0, 32, 64, 704, amx_unpack_q5_0, five),
     FORMAT(Q5_1, 32, 64, 768, amx_unpack_q5_1, five_m),
     FORMAT(Q8_0, 32, 64, 1088, amx_unpack_q8_0, eight),
-    FORMAT(MXFP4, 32, 64, 544, amx_unpack_mxfp4, mxfp4),
+    FORMAT(MXFP4, 32, 64, AMX_MXFP4_BYTES, amx_unpack_mxfp4, mxfp4),
     FORMAT(Q2_K, 256, 256, 1344, amx_unpack_q2_k, q2_k),
-    FORMAT(Q3_K, 256, 256, 1760, amx_unpack_q3_k, q3_k),
+    FORMAT(Q3_K, 256, 256, AMX_Q3K_BYTES, amx_unpack_q3_k, q3_k),
     FORMAT(Q4_K, 256, 256, 2304, amx_unpack_q4_k, q4_k),
     FORMAT(Q5_K, 256, 256, 2816, amx_unpack_q5_k, q5_k),
-    FORMAT(Q6_K, 256, 256, 3360, amx_unpack_q6_k, q6_k),
+    FORMAT(Q6_K, 256, 256, AMX_Q6K_BYTES, amx_unpack_q6_k, q6_k),
     FORMAT(IQ4_XS, 256, 256, 2176, amx_unpack_iq4_xs, iq4_xs),
     [GGUF_TYPE_BF16] = {.name = "BF16/amx",
                         .type = GGUF_TYPE_BF16,
