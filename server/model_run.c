@@ -1,5 +1,7 @@
 #include "server/model_run.h"
 
+#include "config/options.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -124,7 +126,7 @@ enum err_code run_open(const struct run_options *o, uint32_t n_seq, uint32_t n_s
                              .n_ctx = o->n_ctx,
                              .n_thread = o->n_thread,
                              .kv_type = o->kv_type,
-                             .isa = o->isa,
+                             .isa = o->isa ? o->isa : cfg_process_env(NULL, "KVASIR_ISA"),
                              .progress = terminal ? show_progress : NULL};
     struct eng *g = NULL;
     struct kv_store *kv = NULL;
