@@ -96,6 +96,15 @@ static enum err_code print_ids(const struct eng_ids *ids, struct err *e)
     return rc;
 }
 
+/* vocab_load, whose errors name keys, with the file's name before them. */
+static enum err_code load(const struct arguments *a, const struct gguf *file,
+                          struct vocab **ret_vocab, struct err *e)
+{
+    struct err inner = {0};
+    enum err_code rc = vocab_load(file, ret_vocab, &inner);
+    return rc ? err_set(e, rc, "%s: %s", a->model, inner.msg) : ERR_OK;
+}
+
 static enum err_code tokenize(const struct arguments *a, struct err *e)
 {
     struct gguf *file = NULL;
@@ -105,7 +114,7 @@ static enum err_code tokenize(const struct arguments *a, struct err *e)
     unsigned flags = (a->no_bos ? 0u : (unsigned)ENG_TOKENIZE_ADD_SPECIAL) |
                      (a->parse_special ? (unsigned)ENG_TOKENIZE_PARSE_SPECIAL : 0u);
     enum err_code rc = gguf_open(a->model, &file, e);
-    rc = rc ? rc : vocab_load(file, &vocab, e);
+    rc = rc ? rc : load(a, file, &vocab, e);
     rc = rc ? rc : read_all(&text, e);
     rc = rc ? rc : vocab_tokenize(vocab, buf_str(&text), text.len, flags, &ids, e);
     rc = rc ? rc : print_ids(&ids, e);
@@ -128,7 +137,7 @@ int cmd_tokenize(int argc, char **argv)
         return fputs(usage, stdout) < 0;
     }
     if (tokenize(&a, &e)) {
-        (void)fprintf(stderr, "kvasir tokenize: %s: %s\n", a.model, e.msg);
+        (void)fprintf(stderr, "kvasir tokenize: %s\n", e.msg);
         return 1;
     }
     return 0;

@@ -153,6 +153,11 @@ const struct pretok_spec pretok_specs[] = {
                 REGEX(DEEPSEEK_CJK), DIGIT}},
     {.names = "deepseek-v3 hunyuan-dense joyai-llm hy_v4 ",
      .stages = {REGEX("\\p{N}{1,3}"), REGEX(HAN_KANA), REGEX(DEEPSEEK_V3)}},
+    {.names = "spark2_5 ",
+     .stages = {REGEX("\\p{N}{1,3}"), REGEX(HAN_KANA),
+                REGEX(DEEPSEEK_V3_WORDS "| ?[\\p{P}\\p{S}]+|[\\r\\n]|" SPACE "+(?!" SOLID ")|" SPACE
+                                        "+"),
+                DIGIT}},
     {.names = "afmoe ", .stages = {RULE(threes), REGEX(CJK_AND_NEIGHBOURS), REGEX(DEEPSEEK_V3)}},
     {.names = "falcon ",
      .stages = {REGEX("[" PUNCTUATION "]+"), RULE(gpt2), REGEX("[0-9][0-9][0-9]")}},

@@ -1,5 +1,7 @@
 #include "engine/tokenizer/special.h"
 
+#include "base/utf8.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,7 +29,7 @@ enum err_code special_init(struct special *s, const struct span *texts, const in
     }
     *s = (struct special){.entries = entries};
     for (size_t i = 0; i < n; i++) {
-        if (texts[ids[i]].n) {
+        if (texts[ids[i]].n && utf8_valid(texts[ids[i]].s, texts[ids[i]].n)) {
             entries[s->n++] = (struct special_entry){.text = texts[ids[i]], .id = ids[i]};
         }
     }

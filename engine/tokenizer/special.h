@@ -20,7 +20,8 @@ struct special {
     uint32_t first[257]; /* entries that begin with byte b: [first[b], first[b + 1]) */
 };
 
-/* Takes the texts of ids[0…n), which must outlive it; empty ones are left out. */
+/* Takes the texts of ids[0…n), which must outlive it; empty ones are left out, and those that are
+ * not UTF-8, so that what lies between matches in valid text is valid too. */
 enum err_code special_init(struct special *s, const struct span *texts, const int32_t *ids,
                            size_t n, struct err *e);
 void special_finish(struct special *s);

@@ -4,6 +4,8 @@
 #include "engine/tokenizer/unicode.h"
 #include "engine/tokenizer/vocab_impl.h"
 
+#include "base/utf8.h"
+
 #include <float.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +157,9 @@ static enum err_code load_normaliser(struct ugm *u, const struct gguf *f, struct
         return err_set(e, ERR_CORRUPT, "%s: its array has %u of %llu bytes", key, n_byte,
                        (unsigned long long)a.n);
     }
+    if (!utf8_valid(rest + n_byte, (size_t)(n_rest - n_byte))) {
+        return err_set(e, ERR_CORRUPT, "%s: its strings are not UTF-8", key);
+    }
     u->n_unit = n_byte / sizeof(uint32_t);
     u->n_string_byte = (size_t)(n_rest - n_byte);
     u->units = malloc(n_byte);
@@ -212,6 +217,12 @@ void ugm_destroy(struct ugm *u)
     }
 }
 
+/* Whether byte c continues a character. */
+static bool goes_on(char c)
+{
+    return ((unsigned char)c & 0xc0) == 0x80;
+}
+
 /* The longest prefix of s that the normaliser replaces: its length, 0 for none, and what by. */
 static enum err_code replacement(const struct ugm *u, const char *s, size_t n, size_t *ret_len,
                                  const char **ret_by, struct err *e)
@@ -227,11 +238,13 @@ static enum err_code replacement(const struct ugm *u, const char *s, size_t n, s
         }
         if (i && unit >> 8 & 1) {
             uint32_t offset = u->units[at] & ~(1u << 31);
-            if (offset >= u->n_string_byte) {
+            if (offset >= u->n_string_byte || goes_on(u->strings[offset])) {
                 break;
             }
-            *ret_len = i;
-            by = u->strings + offset;
+            if (i == n || !goes_on(s[i])) { /* else it ends within a character */
+                *ret_len = i;
+                by = u->strings + offset;
+            }
         }
         if (i == n) {
             *ret_by = by;

@@ -38,7 +38,6 @@ struct vocab {
     struct merges merges; /* SPM, BPE */
     struct pretok *pretok;
     struct pretok_traits traits;
-    bool lines_whole; /* a run of line breaks that is a token is that token */
     struct wpm *wpm;
     struct ugm *ugm;
 };
