@@ -163,6 +163,7 @@ static void test_odd_tokens(void **state)
     (void)small_token(&s, "a", 1, 0, VOCAB_USER_DEFINED);
     (void)small_token(&s, "\xe4\xb8\xad", 3, 0, VOCAB_NORMAL);
     (void)small_token(&s, "\xff\xfe", 2, 0, VOCAB_NORMAL);
+    (void)small_token(&s, "\xc3", 1, 0, VOCAB_USER_DEFINED); /* part of a character */
     (void)small_token(&s, "a\0b", 3, 0, VOCAB_CONTROL);
     (void)small_token(&s, "zz", 2, 0, VOCAB_BYTE);
     harmless(&s);

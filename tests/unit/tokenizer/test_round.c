@@ -185,7 +185,9 @@ static void test_detokenize(void **state)
     int32_t hi = small_token(&small, "\xe2\x96\x81hi", 5, -2, VOCAB_NORMAL);
     int32_t user = small_token(&small, "[user]", 6, 0, VOCAB_USER_DEFINED);
     int32_t unused = small_token(&small, "<unused0>", 9, 0, VOCAB_UNUSED);
+    int32_t empty = small_token(&small, "", 0, 0, VOCAB_NORMAL);
     struct vocab *v = load(&small);
+    expect_text(v, false, false, (int32_t[]){empty, hi, empty, hi}, 4, "hi hi");
     expect_text(v, false, false, (int32_t[]){hi, hi}, 2, "hi hi");
     expect_text(v, true, false, (int32_t[]){hi, hi}, 2, " hi hi"); /* after a prompt */
     expect_text(v, false, false, (int32_t[]){1, hi, 2}, 3, "hi");
