@@ -17,48 +17,29 @@
 
 #include <cmocka.h>
 
-#define TEXT_BYTES (1u << 20)
-
-/* Sanitizers slow everything down, and some more than others. */
+/* Sanitizers slow everything down, some more than others: there less text, to find faults in. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define LIMIT_S 30.0
+#define LIMIT_S    30.0
+#define TEXT_BYTES (1u << 17)
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define LIMIT_S 30.0
+#define LIMIT_S    30.0
+#define TEXT_BYTES (1u << 17)
 #endif
 #endif
 #ifndef LIMIT_S
-#define LIMIT_S 1.0
+#define LIMIT_S    1.0
+#define TEXT_BYTES (1u << 20)
 #endif
 
-/* Repeated to a mebibyte; NULL: random bytes. */
+/* Repeated to a mebibyte; NULL: random bytes. The first few are also for real vocabularies. */
 static const char *const patterns[] = {
-    NULL,
-    "a",
-    " ",
-    "\n",
-    "A",
-    "1",
-    ".",
-    "'",
-    "\t",
-    "\xcc\x81",
-    "\xe4\xb8\xad",
-    "\xe2\x96\x81",
-    "\xe3\x80\x80",
-    "<",
-    "ab",
-    "a ",
-    " \n",
-    "1a",
-    "Aa",
-    "\xe4\xb8\xad"
-    "A",
-    "a'",
-    "'s",
-    "\xc2\xb2\x31",
+    NULL,           "a",   " ",  "\n",           "1",
+    "\xe4\xb8\xad", ".",   "'s", "\xcc\x81",     "Aa",
+    "1a",           " \n", "a ", "\xe2\x96\x81", "\xe4\xb8\xad\x41",
 };
-#define N_PATTERN (sizeof patterns / sizeof *patterns)
+#define N_PATTERN      (sizeof patterns / sizeof *patterns)
+#define N_REAL_PATTERN 5
 
 static double worst; /* of all that was timed */
 
@@ -96,9 +77,9 @@ static void check(double start, const char *what, const char *pattern)
     }
 }
 
-static void check_vocab(const struct vocab *v, const char *what)
+static void check_vocab(const struct vocab *v, const char *what, size_t n_pattern)
 {
-    for (size_t i = 0; i < N_PATTERN; i++) {
+    for (size_t i = 0; i < n_pattern; i++) {
         struct buf text = text_of(patterns[i]);
         double start = cpu_s();
         struct eng_ids ids = golden_ids(v, text.data, text.len, ENG_TOKENIZE_PARSE_SPECIAL);
@@ -115,7 +96,7 @@ static void check_small(struct small *small, const char *what)
     if (small_load(small, &v, &e)) {
         fail_msg("%s: %s", what, e.msg);
     }
-    check_vocab(v, what);
+    check_vocab(v, what, N_PATTERN);
     vocab_destroy(v);
     small_free(small);
 }
@@ -219,7 +200,7 @@ static void test_golden_vocabularies(void **state)
         char path[64];
         (void)snprintf(path, sizeof path, "vocab/%s.gguf", names[i]);
         struct vocab *v = golden_vocab(path);
-        check_vocab(v, names[i]);
+        check_vocab(v, names[i], N_REAL_PATTERN);
         vocab_destroy(v);
     }
 }
