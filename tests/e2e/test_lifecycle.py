@@ -135,6 +135,17 @@ check(sum(x[0] == 200 for x in statuses) >= 2 and len(full) + sum(
     x[0] == 200 for x in statuses) == 12, f"only 200 and 429: {statuses}")
 check(s.stop() == 0, "it ends in order")
 
+# A request has its time: beyond it a reply is 504, a stream ends with the error.
+s = Server.fake("--request-timeout", "1", ("--fake-step-us", 5000), ("--fake-never-eog",))
+begin = time.monotonic()
+status, answer = s.post(COMPLETION, {"prompt": "x", "max_tokens": 4000})
+check(status == 504 and answer["error"]["code"] == "timeout", f"a late reply: {status} {answer}")
+check(time.monotonic() - begin < 3, "and in time")
+chunks = s.stream(COMPLETION, {"prompt": "x", "max_tokens": 4000})
+check(chunks[-1].get("error", {}).get("code") == "timeout" and len(chunks) > 10,
+      f"a late stream: {chunks[-1]}")
+check(s.stop() == 0, "it ends in order")
+
 # A model that fails: an error, not an answer, and the next request is served.
 s = Server.fake(("--fake-fail-permille", 1000))
 status, answer = s.post(COMPLETION, {"prompt": "x"})
