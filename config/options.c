@@ -4,6 +4,7 @@
 #include "config/option_table.h"
 #include "config/yaml_file.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -148,7 +149,8 @@ static enum err_code set_value(struct loading *l, size_t i, enum source from, co
         } else if (o->kind == CFG_KIND_BYTES ? units_parse_bytes(text, &v, NULL) != ERR_OK
                                              : !parse_number(text, &v)) {
             return bad_value(o, from, text, e);
-        } else if ((v < o->min || v > o->max) && !(o->auto_word && v == 0)) {
+        }
+        if ((v < o->min || v > o->max) && !(o->auto_word && v == 0)) {
             return bad_value(o, from, text, e);
         }
         *(uint64_t *)field = v;
@@ -233,6 +235,7 @@ static enum err_code on_yaml_pair(void *arg, const char *key, const char *value,
 /* What no single option can tell. */
 static enum err_code check_whole(const struct cfg *c, struct err *e)
 {
+    assert(c->host); /* it has a default */
     bool loopback = strcmp(c->host, "localhost") == 0 || strcmp(c->host, "::1") == 0 ||
                     strncmp(c->host, "127.", 4) == 0;
     if (!loopback && !c->api_key_file && !c->insecure_no_auth) {

@@ -27,7 +27,7 @@
 #define BACKLOG            1024
 #define SWALLOW_BYTES      ((uint64_t)64 << 20) /* of a refused body: more is not read */
 #define BODY_BYTES_PER_S   1024                 /* slower bodies are cut */
-#define REPLY_BYTES_PER_S  (64 * 1024)
+#define REPLY_BYTES_PER_S  ((uint64_t)64 * 1024)
 #define SECOND_US          ((uint64_t)1000000)
 #define STREAM_BLOCK_BYTES ((size_t)16 * 1024)
 #define SEND_BUFFER_BYTES                                                                          \
@@ -557,7 +557,7 @@ static enum err_code listen_on(const char *host, uint64_t port, int *ret_fd, uin
         return err_set(e, ERR_IO, "host: %.80s: %s", host, gai_strerror(failed));
     }
     enum err_code code = ERR_OK;
-    struct sockaddr_storage bound;
+    struct sockaddr_storage bound = {0};
     socklen_t n_bound = sizeof bound;
     fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||

@@ -101,7 +101,7 @@ static enum err_code check_escape(struct checker *c, struct buf *out)
 {
     static const char letters[] = "\"\\/bfnrt";
     static const char values[] = "\"\\/\b\f\n\r\t";
-    char letter = c->at + 1 < c->n ? c->text[c->at + 1] : 0;
+    char letter = c->at + 1 < c->n ? c->text[c->at + 1] : '\0';
     if (letter == 'u') {
         return check_unicode_escape(c, out);
     }
@@ -162,7 +162,7 @@ static size_t skip_digits(struct checker *c)
 
 static char peek(const struct checker *c)
 {
-    return c->at < c->n ? c->text[c->at] : 0;
+    return c->at < c->n ? c->text[c->at] : '\0';
 }
 
 static enum err_code check_number(struct checker *c)

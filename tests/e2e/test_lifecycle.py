@@ -180,7 +180,6 @@ check(s.stop() == 0, "it ends in order")
 for command, says, want in (
         ([FAKE, "--port", "99999"], "--port: '99999' is not a number from 0 to 65535", 2),
         ([FAKE, "--host", "0.0.0.0"], "--insecure-no-auth", 2),
-        ([FAKE, "--kv-dir", "/tmp"], "no disk tier", 2),
         ([FAKE, "--config", "/nonexistent.yaml"], "/nonexistent.yaml", 2),
         ([FAKE, "--api-key-file", "/nonexistent"], "/nonexistent", 1),
         ([FAKE, "--host", "203.0.113.1", "--insecure-no-auth"], "203.0.113.1", 1),
