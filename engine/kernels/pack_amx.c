@@ -65,12 +65,21 @@ static inline uint8_t *byte_at(codes_t c, unsigned pair, unsigned i)
     return &c[2 * pair + i % 4 / 2][i / 4 + i % 2 * 16];
 }
 
+/* The 64 bytes of a pair of rows, as 16 dwords. */
+static inline void pair_bytes(codes_t c, unsigned p, uint32_t v[16])
+{
+    for (unsigned k = 0; k < 16; k++) {
+        v[k] = (uint32_t)c[2 * p][k] | (uint32_t)c[2 * p][16 + k] << 8 |
+               (uint32_t)c[2 * p + 1][k] << 16 | (uint32_t)c[2 * p + 1][16 + k] << 24;
+    }
+}
+
 static void bytes_put(codes_t c, uint8_t *dst)
 {
     for (unsigned p = 0; p < AMX_ROWS / 2; p++) {
-        for (unsigned i = 0; i < 64; i++) {
-            dst[64 * p + i] = *byte_at(c, p, i);
-        }
+        uint32_t v[16];
+        pair_bytes(c, p, v);
+        memcpy(dst + 64 * p, v, sizeof v);
     }
 }
 
@@ -88,12 +97,15 @@ static void bytes_get(const uint8_t *src, codes_t c)
 static void sixes_put(codes_t c, uint8_t *dst)
 {
     for (unsigned h = 0; h < 2; h++) {
+        uint32_t last[16];
+        pair_bytes(c, 4 * h + 3, last);
         for (unsigned p = 0; p < 3; p++) {
-            for (unsigned i = 0; i < 64; i++) {
-                unsigned last = *byte_at(c, 4 * h + 3, i);
-                dst[192 * h + 64 * p + i] =
-                    (uint8_t)(*byte_at(c, 4 * h + p, i) | (last >> (4 - 2 * p) & 3) << 6);
+            uint32_t v[16];
+            pair_bytes(c, 4 * h + p, v);
+            for (unsigned k = 0; k < 16; k++) { /* bits 4 - 2p and above go to bits 6 and 7 */
+                v[k] |= (last[k] >> (4 - 2 * p) & 0x03030303u) << 6;
             }
+            memcpy(dst + 192 * h + 64 * p, v, sizeof v);
         }
     }
 }

@@ -43,8 +43,12 @@ static void nibbles_write(const uint8_t *code, uint8_t qs[16])
 
 static void fifths_read(const uint8_t qh[4], uint8_t *code)
 {
-    for (int i = 0; i < 32; i++) {
-        code[i] |= (uint8_t)(((qh[i / 8] >> (i % 8)) & 1) << 4);
+    for (int i = 0; i < 4; i++) { /* bit k of a byte to bit 4 of byte k of a word */
+        uint64_t v = qh[i] * 0x0101010101010101ULL & 0x8040201008040201ULL, low;
+        v = (v + 0x7f7f7f7f7f7f7f7fULL) >> 3 & 0x1010101010101010ULL;
+        memcpy(&low, code + 8 * i, sizeof low);
+        low |= v;
+        memcpy(code + 8 * i, &low, sizeof low);
     }
 }
 
