@@ -1,8 +1,8 @@
 /* Any bytes as text for a small vocabulary of each kind: first byte which one, second the flags.
  * Ids must be in range; what spells every byte must give the text back; a second call must give the
  * same ids. The vocabularies are made once, since making them takes longer than using them. */
-#include "../unit/tokenizer/small_vocab.h"
 #include "fuzz.h"
+#include "tests/unit/tokenizer/small_vocab.h"
 
 #include "base/utf8.h"
 #include "engine/tokenizer/vocab_impl.h"
