@@ -5,11 +5,17 @@
  * its GGUF type has (block padding aside). One arithmetic per kind of weight and machine, whatever
  * the number of rows: the bits of y[t] depend on w and x[t] alone, not on n_tok, neighbours, slices
  * or threads.
- *   F32, F16 weights: f32, one fused multiply-add per element in K order, the same bits on each
- * ISA. others on AMX: weights dequantised to bf16, activations rounded to bf16, f32 sums in K
- * order. others on AVX-512, AVX2, NEON: activations as int8 blocks, exact int32 block dots, f32
- * sums in block order. On scalar: f32 activations on dequantised weights (the oracle). Threads:
- * packing and running use the pool; one call at a time. Weights are read-only after load. */
+ *
+ * F32, F16 weights: f32, one fused multiply-add per element in K order, the same bits on each ISA.
+ *
+ * Others on AMX: weights as bf16 (gemm_amx_unpack.c says how each type rounds), activations rounded
+ * to bf16, f32 sums in the order of the tile product.
+ *
+ * Others on AVX-512, AVX2 and scalar: f32 activations on dequantised weights, one fused
+ * multiply-add per element in K order; scalar is the oracle.
+ *
+ * Threads: packing and running use the pool; one call at a time. Weights are read-only after load.
+ */
 #ifndef ENGINE_KERNELS_GEMM_H
 #define ENGINE_KERNELS_GEMM_H
 

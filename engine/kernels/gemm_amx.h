@@ -2,10 +2,10 @@
  * (pairs of K), sums f32 in tiles.
  *
  * The arithmetic, for every number of rows:
- *   w = bf16(dequantised f32), x = bf16(x), both rounded to nearest even, denormals zero;
- *   s = 0; for each run of 32 elements of K in ascending order: s = s + TDPBF16PS(run)
- * where TDPBF16PS sums its even and its odd elements apart, in order, and adds both (Intel SDM).
- * K is padded with zeros to a multiple of 64 on both sides.
+ *   w = bf16(dequantised f32), rounded as gemm_amx_unpack.c says for the type, x = bf16(x) to
+ * nearest even, denormals zero; s = 0; for each run of 32 elements of K in ascending order: s = s +
+ * TDPBF16PS(run) where TDPBF16PS sums its even and its odd elements apart, in order, and adds both
+ * (Intel SDM). K is padded with zeros to a multiple of 64 on both sides.
  *
  * Packed: groups of 16 rows; a group is a sequence of units of unit_k elements of K (64, or 256
  * for the K types), so that a unit holds whole blocks and costs the bytes its blocks cost in the

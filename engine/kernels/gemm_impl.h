@@ -11,7 +11,6 @@
 enum gemm_act_kind {
     GEMM_ACT_F32,  /* the caller's rows as they are */
     GEMM_ACT_BF16, /* pairs of K for AMX: gemm_act_bf16.h */
-    GEMM_ACT_I8,   /* blocks of 32 int8 with their scale: gemm_act_i8.h */
 };
 
 /* Scratch of one worker while it computes one item, 64-byte aligned. */
