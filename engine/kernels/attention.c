@@ -15,7 +15,7 @@
 #define BLOCK_ROWS_MAX    256U /* rows of a unit: they share each part while it is in L2 */
 #define PARTIAL_BYTES_MAX ((size_t)64 << 20) /* beyond, units are not split any more */
 #define UNITS_PER_THREAD  4U                 /* aimed at, for balance */
-#define WRITE_TOK         16U                /* tokens whose K and V one item writes */
+#define WRITE_TOK         64U                /* tokens whose K and V one item writes */
 #define SERIAL_WRITE_MAX  16384U             /* values the caller writes without waking anybody */
 #define WHOLE             UINT32_MAX
 
@@ -84,6 +84,7 @@ struct call {
     uint32_t n_unit;
     uint32_t n_item;
     size_t n_partial;
+    uint64_t tok_per_item; /* of the writing items */
 };
 
 static const struct att_kernel *kernel_of(enum kern_isa isa, enum eng_kv_type type)
@@ -321,30 +322,49 @@ static uint8_t *head_at(const struct call *k, const struct att_slice *s, uint32_
            kv_head * k->layer->head_bytes;
 }
 
-static void write_tok(const struct call *k, const struct att_slice *s, uint32_t i)
+/* K and V of tokens [i, i + n) of a slice at one head: one token, or sixteen that are one K group.
+ */
+static void write_group(const struct call *k, const struct att_slice *s, uint32_t h, uint32_t i,
+                        bool sixteen)
 {
     const struct att_layer *l = k->layer;
-    for (uint32_t h = 0; h < l->n_kv_head; h++) {
-        att_kv_write(l, k->c->type, head_at(k, s, h, s->pos + i), (s->pos + i) % k->c->chunk_tok,
-                     s->k + i * s->ldk + (size_t)h * l->d_k,
-                     s->v + i * s->ldv + (size_t)h * l->d_v);
+    uint8_t *head = head_at(k, s, h, s->pos + i);
+    const uint32_t t = (s->pos + i) % k->c->chunk_tok;
+    const float *k_row = s->k + i * s->ldk + (size_t)h * l->d_k;
+    const float *v_row = s->v + i * s->ldv + (size_t)h * l->d_v;
+    if (sixteen) {
+        k->c->kernel->write16(l, head, t, k_row, s->ldk, v_row, s->ldv);
+    } else {
+        att_kv_write(l, k->c->type, head, t, k_row, v_row);
     }
 }
 
-/* Writes tokens [item · WRITE_TOK, …) of all slices' tokens in a row. */
+static void write_toks(const struct call *k, const struct att_slice *s, uint32_t i, uint32_t end)
+{
+    while (i < end) {
+        const bool sixteen =
+            k->c->kernel->write16 && (s->pos + i) % ATT_K_GROUP == 0 && end - i >= ATT_K_GROUP;
+        for (uint32_t h = 0; h < k->layer->n_kv_head; h++) {
+            write_group(k, s, h, i, sixteen);
+        }
+        i += sixteen ? ATT_K_GROUP : 1;
+    }
+}
+
+/* Writes tokens [item · tok_per_item, …) of all slices' tokens in a row. */
 static void write_item(void *arg, uint32_t item, uint32_t worker)
 {
     (void)worker;
     const struct call *k = arg;
-    uint64_t from = (uint64_t)item * WRITE_TOK;
-    uint64_t to = from + WRITE_TOK;
+    uint64_t from = (uint64_t)item * k->tok_per_item;
+    uint64_t to = from + k->tok_per_item;
     uint64_t first = 0;
     for (uint32_t i = 0; i < k->n_slice && first < to; i++) {
         const struct att_slice *s = &k->slices[i];
         uint64_t lo = from > first ? from - first : 0;
         uint64_t hi = to - first < s->n_tok ? to - first : s->n_tok;
-        for (uint64_t t = lo; t < hi && s->k; t++) {
-            write_tok(k, s, (uint32_t)t);
+        if (s->k && lo < hi) {
+            write_toks(k, s, (uint32_t)lo, (uint32_t)hi);
         }
         first += s->n_tok;
     }
@@ -674,17 +694,15 @@ static void write_new(struct call *k)
         n_tok += k->slices[i].n_tok;
         n_new += k->slices[i].k ? k->slices[i].n_tok : 0;
     }
-    uint32_t n_item = (uint32_t)((n_tok + WRITE_TOK - 1) / WRITE_TOK);
     if (!n_new) {
         return;
     }
-    if (n_new * k->layer->n_kv_head * (k->layer->d_k + k->layer->d_v) <= SERIAL_WRITE_MAX) {
-        for (uint32_t i = 0; i < n_item; i++) {
-            write_item(k, i, 0);
-        }
-        return;
-    }
-    eng_pool_run(k->c->pool, n_item, write_item, k);
+    /* Little is one item, which the caller does without waking anybody. */
+    const bool little =
+        n_new * k->layer->n_kv_head * (k->layer->d_k + k->layer->d_v) <= SERIAL_WRITE_MAX;
+    k->tok_per_item = little ? n_tok : WRITE_TOK;
+    eng_pool_run(k->c->pool, (uint32_t)((n_tok + k->tok_per_item - 1) / k->tok_per_item),
+                 write_item, k);
 }
 
 enum err_code att_forward(struct att_ctx *c, const struct att_params *p,

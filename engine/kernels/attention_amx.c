@@ -6,6 +6,7 @@
  * group. */
 #include "engine/kernels/attention_impl.h"
 #include "engine/kernels/attention_rows.h"
+#include "engine/kernels/attention_write.h"
 #include "engine/kernels/lanes.h"
 
 #include <assert.h>
@@ -531,6 +532,9 @@ INLINE void part_of_type(const struct att_part *a, enum eng_kv_type type)
     }
 }
 
+WRITE16(write16_bf16, ENG_KV_BF16)
+WRITE16(write16_int8, ENG_KV_INT8)
+
 static void part_bf16(const struct att_part *a)
 {
     part_of_type(a, ENG_KV_BF16);
@@ -628,10 +632,29 @@ static void prep_q(void *dst, const float *q, uint32_t d_k, uint32_t n_pad)
 
 const struct att_kernel *att_kernel_amx(enum eng_kv_type type)
 {
-    static const struct att_kernel bf16 = {3,      sizeof(uint16_t), scratch_bf16, NULL,  release,
-                                           prep_q, part_bf16,        merge,        finish};
+    static const struct att_kernel bf16 = {
+        .arithmetic = 3,
+        .q_elem_bytes = sizeof(uint16_t),
+        .scratch_bytes = scratch_bf16,
+        .release = release,
+        .prep_q = prep_q,
+        .write16 = write16_bf16,
+        .part = part_bf16,
+        .merge = merge,
+        .finish = finish,
+    };
     static const struct att_kernel int8 = {
-        3, sizeof(uint16_t), scratch_int8, stage_int8, release, prep_q, part_int8, merge, finish};
+        .arithmetic = 3,
+        .q_elem_bytes = sizeof(uint16_t),
+        .scratch_bytes = scratch_int8,
+        .stage = stage_int8,
+        .release = release,
+        .prep_q = prep_q,
+        .write16 = write16_int8,
+        .part = part_int8,
+        .merge = merge,
+        .finish = finish,
+    };
     switch (type) {
     case ENG_KV_BF16: return &bf16;
     case ENG_KV_INT8: return &int8;

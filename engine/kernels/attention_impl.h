@@ -5,7 +5,7 @@
  *   K of 16 tokens and one head: row i holds dimensions [i·q, i·q + q), one token per lane, padded
  *     with zeros to 32 dimensions (bf16, int8). For bf16 that is a B tile of AMX.
  *   V of 32 tokens and one head: for each 16 columns (one per lane) 32/q rows, row j holding tokens
- *     [j·q, j·q + q). The columns beyond d_v hold anything.
+ *     [j·q, j·q + q), zeros in the columns beyond d_v.
  *   int8: one bf16 scale per token for K, one for V.
  * A chunk is [layer][kv head]{K groups, V groups, K scales, V scales}, each for chunk_tok tokens.
  *
@@ -28,7 +28,9 @@
 #define ATT_K_GROUP   16
 #define ATT_V_GROUP   32
 #define ATT_ROW_BYTES 64
-#define ATT_LDS       (ATT_SPLIT_TOK + 16) /* row stride of scores: not a power of two */
+/* The largest bf16: V is kept within. */
+#define ATT_V_MAX 3.3895314e38F
+#define ATT_LDS   (ATT_SPLIT_TOK + 16) /* row stride of scores: not a power of two */
 
 /* One layer of one chunk. */
 struct att_layer {
@@ -83,6 +85,9 @@ size_t att_layer_tok_bytes(const struct att_layer *layer, enum eng_kv_type type)
  * What is not finite in V becomes ±3.39e38 (NaN: minus), so that weight 0 makes it 0. */
 void att_kv_write(const struct att_layer *layer, enum eng_kv_type type, uint8_t *head, uint32_t t,
                   const float *k, const float *v);
+/* 1 / the scale of an int8 row, and that scale as bf16: at least max |x| / 127; both 0 when it
+ * would be denormal. */
+float att_int8_inverse(const float *x, uint32_t n, uint16_t *ret_scale);
 /* Copies a V group with tokens [n_tok, 32) zeroed. */
 void att_v_group_copy(const struct att_layer *layer, enum eng_kv_type type, void *dst,
                       const void *src, uint32_t n_tok);
@@ -99,6 +104,10 @@ struct att_kernel {
     void (*release)(void);
     /* One row of d_k floats, padded with zeros to n_pad. */
     void (*prep_q)(void *dst, const float *q, uint32_t d_k, uint32_t n_pad);
+    /* att_kv_write of tokens [t, t + 16), t a multiple of 16, with the same bytes; row strides ldk,
+     * ldv floats. NULL: token by token. */
+    void (*write16)(const struct att_layer *layer, uint8_t *head, uint32_t t, const float *k,
+                    size_t ldk, const float *v, size_t ldv);
     void (*part)(const struct att_part *a);
     /* (m, l, o) += part, for n_row rows of n_col columns (a multiple of 16). */
     void (*merge)(uint32_t n_row, uint32_t n_col, float *m, float *l, float *o, const float *part_m,

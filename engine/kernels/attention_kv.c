@@ -5,9 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-/* The largest bf16. */
-#define V_MAX 3.3895314e38F
-
 static uint32_t per_lane(enum eng_kv_type type)
 {
     return type == ENG_KV_INT8 ? 4 : type == ENG_KV_BF16 ? 2 : 1;
@@ -57,11 +54,10 @@ static uint16_t bf16_of(float x)
 
 static float clamped(float x)
 {
-    return x > V_MAX ? V_MAX : x >= -V_MAX ? x : -V_MAX;
+    return x > ATT_V_MAX ? ATT_V_MAX : x >= -ATT_V_MAX ? x : -ATT_V_MAX;
 }
 
-/* The bf16 scale of a row: at least max |x| / 127, 0 when that is denormal. */
-static float int8_scale(const float *x, uint32_t n, uint16_t *ret_bf16)
+float att_int8_inverse(const float *x, uint32_t n, uint16_t *ret_scale)
 {
     float max = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -73,8 +69,8 @@ static float int8_scale(const float *x, uint32_t n, uint16_t *ret_bf16)
     u = u < bits_of(FLT_MIN) ? 0 : u;
     float scale;
     memcpy(&scale, &u, sizeof scale);
-    *ret_bf16 = (uint16_t)(u >> 16);
-    return scale;
+    *ret_scale = (uint16_t)(u >> 16);
+    return u ? 1.0F / scale : 0;
 }
 
 static uint8_t int8_of(float x, float inverse)
@@ -90,8 +86,8 @@ static void write_f32(const struct att_layer *layer, uint8_t *k_at, uint8_t *v_a
     for (uint32_t i = 0; i < layer->d_k; i++) {
         memcpy(k_at + (size_t)i * ATT_ROW_BYTES, &k[i], sizeof *k);
     }
-    for (uint32_t i = 0; i < layer->d_v; i++) {
-        float x = clamped(v[i]);
+    for (uint32_t i = 0; i < layer->v_tiles * 16; i++) {
+        float x = i < layer->d_v ? clamped(v[i]) : 0;
         memcpy(v_at + (size_t)(i / 16) * ATT_V_GROUP * ATT_ROW_BYTES + (size_t)(i % 16) * 4, &x,
                sizeof x);
     }
@@ -105,28 +101,26 @@ static void write_bf16(const struct att_layer *layer, uint8_t *k_at, uint8_t *v_
                          2 * i + 1 < layer->d_k ? bf16_of(k[(size_t)2 * i + 1]) : 0};
         memcpy(k_at + (size_t)i * ATT_ROW_BYTES, x, sizeof x);
     }
-    for (uint32_t i = 0; i < layer->d_v; i++) {
-        uint16_t x = bf16_of(clamped(v[i]));
+    for (uint32_t i = 0; i < layer->v_tiles * 16; i++) {
+        uint16_t x = i < layer->d_v ? bf16_of(clamped(v[i])) : 0;
         memcpy(v_at + (size_t)(i / 16) * (ATT_V_GROUP / 2) * ATT_ROW_BYTES + (size_t)(i % 16) * 4,
                &x, sizeof x);
     }
 }
 
-static void write_int8(const struct att_layer *layer, uint8_t *k_at, uint8_t *v_at, float k_scale,
-                       float v_scale, const float *k, const float *v)
+static void write_int8(const struct att_layer *layer, uint8_t *k_at, uint8_t *v_at, float k_inverse,
+                       float v_inverse, const float *k, const float *v)
 {
-    float inverse = k_scale != 0 ? 1.0F / k_scale : 0;
     for (uint32_t i = 0; i < layer->k_rows; i++) {
         uint8_t x[4] = {0};
         for (uint32_t j = 0; j < 4 && 4 * i + j < layer->d_k; j++) {
-            x[j] = int8_of(k[(size_t)4 * i + j], inverse);
+            x[j] = int8_of(k[(size_t)4 * i + j], k_inverse);
         }
         memcpy(k_at + (size_t)i * ATT_ROW_BYTES, x, sizeof x);
     }
-    inverse = v_scale != 0 ? 1.0F / v_scale : 0;
-    for (uint32_t i = 0; i < layer->d_v; i++) {
+    for (uint32_t i = 0; i < layer->v_tiles * 16; i++) {
         v_at[(size_t)(i / 16) * (ATT_V_GROUP / 4) * ATT_ROW_BYTES + (size_t)(i % 16) * 4] =
-            int8_of(v[i], inverse);
+            i < layer->d_v ? int8_of(v[i], v_inverse) : 0;
     }
 }
 
@@ -144,11 +138,11 @@ void att_kv_write(const struct att_layer *layer, enum eng_kv_type type, uint8_t 
         write_bf16(layer, k_at, v_at, k, v);
     } else {
         uint16_t scale[2];
-        float k_scale = int8_scale(k, layer->d_k, &scale[0]);
-        float v_scale = int8_scale(v, layer->d_v, &scale[1]);
+        float k_inverse = att_int8_inverse(k, layer->d_k, &scale[0]);
+        float v_inverse = att_int8_inverse(v, layer->d_v, &scale[1]);
         memcpy(head + layer->k_scale_off + t * sizeof *scale, &scale[0], sizeof *scale);
         memcpy(head + layer->v_scale_off + t * sizeof *scale, &scale[1], sizeof *scale);
-        write_int8(layer, k_at, v_at, k_scale, v_scale, k, v);
+        write_int8(layer, k_at, v_at, k_inverse, v_inverse, k, v);
     }
 }
 

@@ -1,6 +1,7 @@
 /* Attention in sixteen lanes with f32 arithmetic for every KV type, compiled once per instruction
  * set: ATT_KERNEL names the function that gives the tables, ATT_ARITHMETIC the number of its bits,
- * ATT_QK_GROUPS and ATT_PV_TILES how many vectors times six rows the registers hold.
+ * ATT_WRITE16 of a type its writer, ATT_QK_GROUPS and ATT_PV_TILES how many vectors times six rows
+ * the registers hold.
  * Scores: one multiply-add per dimension in order, a chain per (row, key). Values: one multiply-add
  * per token in order, a chain per (row, column). So blocking changes no bit. */
 #include "engine/kernels/attention_impl.h"
@@ -239,12 +240,19 @@ static void prep_q(void *dst, const float *q, uint32_t d_k, uint32_t n_pad)
 const struct att_kernel *ATT_KERNEL(enum eng_kv_type type)
 {
     static const struct att_kernel kernels[] = {
-        [ENG_KV_F32] = {ATT_ARITHMETIC, sizeof(float), scratch_bytes, NULL, release, prep_q,
-                        part_f32, merge, finish},
-        [ENG_KV_BF16] = {ATT_ARITHMETIC, sizeof(float), scratch_bytes, NULL, release, prep_q,
-                         part_bf16, merge, finish},
-        [ENG_KV_INT8] = {ATT_ARITHMETIC, sizeof(float), scratch_bytes, NULL, release, prep_q,
-                         part_int8, merge, finish},
+#define KERNEL(t)                                                                                  \
+    {.arithmetic = ATT_ARITHMETIC,                                                                 \
+     .q_elem_bytes = sizeof(float),                                                                \
+     .scratch_bytes = scratch_bytes,                                                               \
+     .release = release,                                                                           \
+     .prep_q = prep_q,                                                                             \
+     .write16 = ATT_WRITE16(t),                                                                    \
+     .part = part_##t,                                                                             \
+     .merge = merge,                                                                               \
+     .finish = finish}
+        [ENG_KV_F32] = KERNEL(f32),
+        [ENG_KV_BF16] = KERNEL(bf16),
+        [ENG_KV_INT8] = KERNEL(int8),
     };
     return &kernels[type];
 }
