@@ -67,6 +67,7 @@ struct eng_info {
     uint64_t rope_id;           /* the rotation that n_ctx chose, where a model has several */
     uint32_t n_embd;
     enum eng_pooling pooling; /* what the model's file asks for */
+    size_t state_bytes;       /* recurrent state of one sequence, beside its KV; 0: none */
     bool encoder; /* every token sees every other: a sequence is one slice from position 0, and
                    * gives hidden states, never logits */
 };
@@ -82,6 +83,8 @@ struct eng_slice {
                         * the caller may change them in place */
     bool want_hidden;  /* rows [out_from, n_tok) get hidden states instead of logits */
     float *hidden;     /* out: [n_tok - out_from, n_embd] f32 after the last norm, lent likewise */
+    void *state; /* [state_bytes], 64-byte aligned: the state after [0, pos), made that after the
+                  * slice; whatever it holds at pos 0 is not read. NULL where state_bytes is 0 */
 };
 
 /* One chat message or any other value a chat template may see: see engine/template/value.h. */
