@@ -19,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_MAX_BYTES 128
+#define NAME_MAX_BYTES  128
+#define CHUNK_BYTES_MIN 4096
 /* Changes whenever a kernel or a block gives other bits than before. */
 #define ARITHMETIC_VERSION 1
 
@@ -206,7 +207,7 @@ static enum err_code create_attention(struct engine *n, enum kern_isa isa, enum 
     }
     for (uint32_t i = 0; i < m->n_layer; i++) {
         const struct model_layer *l = &m->layers[i];
-        if (l->kv_layer == i) {
+        if (l->kv_layer == i && !l->ssm) {
             shapes[i] = (struct att_kv_shape){l->n_head_kv, l->d_k, l->d_v};
         }
     }
@@ -256,6 +257,9 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
     info->kv_type = kv_type;
     info->chunk_tok = att_chunk_tok(n->att);
     info->chunk_bytes = att_chunk_bytes(n->att);
+    if (info->chunk_bytes == 0) { /* no layer has KV; stores want chunks all the same */
+        info->chunk_bytes = CHUNK_BYTES_MIN;
+    }
     info->kv_bytes_per_tok = att_bytes_per_tok(n->att);
     info->n_step_tok_max = fwd_n_tok_max(n->fwd);
     info->n_step_out_max = fwd_n_out_max(n->fwd);
@@ -266,6 +270,7 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
     info->n_embd = m->n_embd;
     info->pooling = m->pooling;
     info->encoder = m->encoder;
+    info->state_bytes = m->state_bytes;
     if (m->encoder && info->n_ctx > info->n_step_tok_max) {
         info->n_ctx = info->n_step_tok_max;
     }

@@ -112,11 +112,26 @@ enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
 /* ---- the step ---------------------------------------------------------------------------------
  */
 
+enum err_code fwd_product_strided(struct fwd *f, const struct model_linear *lin, const float *x,
+                                  size_t ldx, uint32_t n_row, float *y, struct err *e)
+{
+    enum err_code code = gemm_act_prepare(f->env.gemm, &lin->w, x, ldx, n_row, &f->act, e);
+    if (!code) {
+        struct gemm_job job = {
+            .w = &lin->w, .act = &f->act, .y = y, .ldy = lin->w.n_out, .bias = lin->b};
+        gemm_run(f->env.gemm, &job, 1);
+    }
+    return code;
+}
+
 static enum err_code check_slice(const struct model *m, const struct eng_slice *s, uint32_t i,
                                  struct err *e)
 {
     if (s->n_tok == 0 || !s->tokens || !s->kv) {
         return err_set(e, ERR_INVALID, "slice %u has no tokens or no KV memory", i);
+    }
+    if (m->state_bytes && (!s->state || (uintptr_t)s->state % 64 != 0)) {
+        return err_set(e, ERR_INVALID, "slice %u has no memory for its recurrent state", i);
     }
     if (s->out_from > s->n_tok) {
         return err_set(e, ERR_INVALID, "slice %u wants logits from row %u of %u", i, s->out_from,
@@ -167,7 +182,11 @@ static void lay_rows(struct fwd *f, const struct eng_slice *slices, uint32_t n_s
     f->n_slice = n_slice;
     for (uint32_t i = 0; i < n_slice; i++) {
         const struct eng_slice *s = &slices[i];
+        if (s->pos == 0 && f->env.m->state_bytes) {
+            memset(s->state, 0, f->env.m->state_bytes);
+        }
         f->slices[i] = (struct fwd_slice){.kv = s->kv,
+                                          .state = s->state,
                                           .pos = s->pos,
                                           .row0 = f->n_row,
                                           .n_row = s->n_tok,

@@ -77,8 +77,7 @@ static void move_row(float *rows, uint32_t to, uint32_t from, size_t n)
     memmove(rows + to * n, rows + from * n, n * sizeof *rows);
 }
 
-/* Keeps the rows that get logits; the rest of the model reads nothing of the others. */
-static void drop_rows(struct fwd *f, const struct model_layer *l)
+void fwd_drop_rows(struct fwd *f, float *rows, size_t n)
 {
     const struct model *m = f->env.m;
     uint32_t to = 0;
@@ -94,7 +93,7 @@ static void drop_rows(struct fwd *f, const struct model_layer *l)
             move_row(f->x, to, row, m->n_embd);
             move_row(f->h, to, row, m->n_embd);
             move_row(f->h_ffn, to, row, m->n_embd);
-            move_row(f->att, to, row, (size_t)l->n_head * l->d_v);
+            move_row(rows, to, row, n);
             if (m->n_embd_layer) {
                 move_row(f->layer_in, to, row, (size_t)m->n_layer * m->n_embd_layer);
             }
@@ -105,12 +104,28 @@ static void drop_rows(struct fwd *f, const struct model_layer *l)
             f->token[to] = f->token[row];
         }
         if (s.n_out) {
-            f->slices[n_slice++] = (struct fwd_slice){
-                .kv = s.kv, .pos = s.pos + skip, .row0 = row0, .n_row = s.n_out, .n_out = s.n_out};
+            f->slices[n_slice++] = (struct fwd_slice){.kv = s.kv,
+                                                      .state = s.state,
+                                                      .pos = s.pos + skip,
+                                                      .row0 = row0,
+                                                      .n_row = s.n_out,
+                                                      .n_out = s.n_out};
         }
     }
     f->n_row = to;
     f->n_slice = n_slice;
+}
+
+/* att · sigmoid(gate) */
+static void gate_attention_row(const struct fwd *f, const void *arg, uint32_t row)
+{
+    const struct model_layer *l = arg;
+    size_t n = (size_t)l->n_head * l->d_v;
+    float *att = f->att + row * n;
+    const float *gate = f->att_gate + row * n;
+    for (size_t i = 0; i < n; i++) {
+        att[i] *= 1.0f / (1.0f + expf(-gate[i]));
+    }
 }
 
 enum err_code fwd_attend(struct fwd *f, uint32_t il, const float *v, size_t ldv, struct err *e)
@@ -145,10 +160,16 @@ enum err_code fwd_attend(struct fwd *f, uint32_t il, const float *v, size_t ldv,
                            .alibi = m->alibi,
                            .bidirectional = m->encoder};
     enum err_code code = att_forward(f->env.att, &p, f->att_slices, f->n_slice, e);
-    if (!code && il == f->last_kv_layer) {
-        drop_rows(f, l);
+    if (code) {
+        return code;
     }
-    return code;
+    if (l->attn_gate.w.data) {
+        fwd_rows(f, f->n_row, ldo, gate_attention_row, l);
+    }
+    if (il == f->last_memory_layer) {
+        fwd_drop_rows(f, f->att, ldo);
+    }
+    return ERR_OK;
 }
 
 enum err_code fwd_attention(struct fwd *f, uint32_t il, const float *h, struct err *e)
@@ -157,13 +178,16 @@ enum err_code fwd_attention(struct fwd *f, uint32_t il, const float *h, struct e
     if (l->mla) {
         return fwd_mla_attention(f, il, h, e);
     }
-    struct fwd_product products[3] = {{.lin = &l->q, .y = f->q}};
+    struct fwd_product products[4] = {{.lin = &l->q, .y = f->q}};
     uint32_t n = 1;
     if (l->k.w.data) {
         products[n++] = (struct fwd_product){.lin = &l->k, .y = f->k};
     }
     if (l->v.w.data) {
         products[n++] = (struct fwd_product){.lin = &l->v, .y = f->v};
+    }
+    if (l->attn_gate.w.data) {
+        products[n++] = (struct fwd_product){.lin = &l->attn_gate, .y = f->att_gate};
     }
     enum err_code code = fwd_products(f, h, f->n_row, products, n, e);
     if (code) {
@@ -206,17 +230,19 @@ static void add_residual(const struct fwd *f, const struct model_norm *post)
     fwd_rows(f, f->n_row, f->env.m->n_embd, residual_row, &a);
 }
 
-/* x += post_norm(W_o attention(h)) */
+/* x += post_norm(W_o attention(h)), or what stands in for attention */
 static enum err_code attention_part(struct fwd *f, uint32_t il, const float *h, struct err *e)
 {
     const struct model_layer *l = &f->env.m->layers[il];
-    enum err_code code = fwd_attention(f, il, h, e);
+    enum err_code code = l->ssm ? fwd_ssm_layer(f, il, h, e) : fwd_attention(f, il, h, e);
     if (code || f->n_row == 0) {
         return code;
     }
     bool direct = adds_directly(f, &l->post_attn_norm);
-    struct fwd_product p = {.lin = &l->o, .y = direct ? f->x : f->y, .add = direct};
-    code = fwd_products(f, l->mla ? f->mla.out : f->att, f->n_row, &p, 1, e);
+    struct fwd_product p = {
+        .lin = l->ssm ? &l->ssm->out : &l->o, .y = direct ? f->x : f->y, .add = direct};
+    const float *mixed = l->ssm ? f->ssm.y : l->mla ? f->mla.out : f->att;
+    code = fwd_products(f, mixed, f->n_row, &p, 1, e);
     if (!code && !direct) {
         add_residual(f, &l->post_attn_norm);
     }
@@ -229,7 +255,7 @@ static enum err_code ffn_part(struct fwd *f, const struct model_layer *l, const 
 {
     bool direct = !l->moe && adds_directly(f, &l->post_ffn_norm);
     enum err_code code =
-        l->moe ? fwd_moe(f, l, h, h, e) : fwd_ffn(f, &l->ffn, h, direct ? f->x : f->y, direct, e);
+        l->moe ? fwd_moe(f, l, h, e) : fwd_ffn(f, &l->ffn, h, direct ? f->x : f->y, direct, e);
     if (!code && !direct) {
         add_residual(f, &l->post_ffn_norm);
     }
@@ -259,6 +285,9 @@ enum err_code fwd_block(struct fwd *f, uint32_t il, struct err *e)
     }
     if (l->attn_sum_norm.present) {
         fwd_norm(f, &l->attn_sum_norm, f->x, f->x);
+    }
+    if (m->no_ffn) {
+        return ERR_OK;
     }
     if (!m->parallel) {
         h_ffn = f->x;

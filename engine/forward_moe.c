@@ -188,14 +188,13 @@ static enum err_code expert_products(struct fwd *f, const float *x,
 static void combine_row(const struct fwd *f, const void *arg, uint32_t row)
 {
     const struct model *m = f->env.m;
-    const struct model_moe *moe = arg;
+    (void)arg;
     const uint32_t *slot = f->moe.slot + (size_t)row * m->n_expert_used;
-    const uint32_t *id = f->moe.expert + (size_t)row * m->n_expert_used;
     const float *w = f->moe.weight + (size_t)row * m->n_expert_used;
     float *y = f->y + (size_t)row * m->n_embd;
     for (uint32_t i = 0; i < m->n_expert_used; i++) {
         const float *r = f->moe.out + (size_t)slot[i] * m->n_embd;
-        float s = moe->down_scale ? w[i] * moe->down_scale[id[i]] : w[i];
+        float s = w[i];
         if (i == 0) {
             f->env.vec->scale(y, r, s, m->n_embd);
         } else {
@@ -235,14 +234,13 @@ static enum err_code shared_expert(struct fwd *f, const struct model_moe *moe, c
     return code;
 }
 
-enum err_code fwd_moe(struct fwd *f, const struct model_layer *l, const float *h_router,
-                      const float *h, struct err *e)
+enum err_code fwd_moe(struct fwd *f, const struct model_layer *l, const float *h, struct err *e)
 {
     const struct model *m = f->env.m;
     const struct model_moe *moe = l->moe;
     struct fwd_moe *o = &f->moe;
     struct fwd_product router = {.lin = &moe->router, .y = o->router};
-    enum err_code code = fwd_products(f, h_router, f->n_row, &router, 1, e);
+    enum err_code code = fwd_products(f, h, f->n_row, &router, 1, e);
     if (code) {
         return code;
     }
@@ -261,6 +259,6 @@ enum err_code fwd_moe(struct fwd *f, const struct model_layer *l, const float *h
     if (code) {
         return code;
     }
-    fwd_rows(f, f->n_row, (size_t)m->n_embd * m->n_expert_used, combine_row, moe);
+    fwd_rows(f, f->n_row, (size_t)m->n_embd * m->n_expert_used, combine_row, NULL);
     return shared_expert(f, moe, h, e);
 }

@@ -10,6 +10,7 @@
 
 struct fwd_slice {
     void *kv;
+    void *state;
     uint32_t pos;  /* of its first row */
     uint32_t row0; /* index of its first row */
     uint32_t n_row;
@@ -34,6 +35,17 @@ struct fwd_moe {
     struct gemm_job *jobs; /* [2 · n_expert] */
 };
 
+/* Scratch of layers with a state, [n_tok, …] each. */
+struct fwd_ssm {
+    float *in;   /* ld_in */
+    float *conv; /* n_channel */
+    float *gate; /* d_inner */
+    float *dbc;  /* dt_rank + 2 · d_state */
+    float *dt;   /* d_inner or n_head */
+    float *beta; /* 2 · n_head */
+    float *y;    /* d_inner: the layer's result before its last product */
+};
+
 /* Scratch of latent attention. */
 struct fwd_mla {
     float *q_a;            /* [n_tok, q_rank] */
@@ -47,8 +59,8 @@ struct fwd {
     struct fwd_env env;
     uint32_t n_tok_max;
     uint32_t n_out_max;
-    uint32_t last_kv_layer; /* the last that writes KV */
-    void *memory;           /* all scratch below, mapped */
+    uint32_t last_memory_layer; /* the last that writes KV or a state */
+    void *memory;               /* all scratch below, mapped */
     uint64_t memory_bytes;
 
     struct fwd_slice *slices;     /* [n_tok_max] */
@@ -73,6 +85,8 @@ struct fwd {
     struct gemm_act act; /* of whatever the next product reads */
     struct fwd_moe moe;
     struct fwd_mla mla;
+    struct fwd_ssm ssm;
+    float *att_gate;    /* [n_tok_max, n_head · d_v] */
     float *layer_in;    /* [n_tok_max, n_layer · n_embd_layer] per-layer inputs */
     float *layer_embed; /* the same, while they are made */
 };
@@ -97,6 +111,16 @@ struct fwd_product {
 enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
                            const struct fwd_product *products, uint32_t n_product, struct err *e);
 
+/* y [n_row, n_out] = W x + b, rows of x ldx floats apart. */
+enum err_code fwd_product_strided(struct fwd *f, const struct model_linear *lin, const float *x,
+                                  size_t ldx, uint32_t n_row, float *y, struct err *e);
+
+/* Keeps the rows that get logits, n values of each of `rows` among them: nothing after the last
+ * layer with a memory reads the others. */
+void fwd_drop_rows(struct fwd *f, float *rows, size_t n);
+/* A layer with a state on h: its result, before its last product, in f->ssm.y. */
+enum err_code fwd_ssm_layer(struct fwd *f, uint32_t il, const float *h, struct err *e);
+
 /* Softmax attention of f->q on each sequence's KV, which f->k and v (rows ldv floats apart) join
  * first; results in f->att. Drops rows after the last layer that writes KV. */
 enum err_code fwd_attend(struct fwd *f, uint32_t il, const float *v, size_t ldv, struct err *e);
@@ -106,10 +130,8 @@ enum err_code fwd_mla_attention(struct fwd *f, uint32_t il, const float *h, stru
 /* dst [n_row, n_embd] = FFN(h); add: += instead. */
 enum err_code fwd_ffn(struct fwd *f, const struct model_ffn *ffn, const float *h, float *dst,
                       bool add, struct err *e);
-/* f->y = the experts' weighted sum, shared expert included. The router reads h_router, the experts
- * h; the same rows for most models. */
-enum err_code fwd_moe(struct fwd *f, const struct model_layer *l, const float *h_router,
-                      const float *h, struct err *e);
+/* f->y = the experts' weighted sum, shared expert included. */
+enum err_code fwd_moe(struct fwd *f, const struct model_layer *l, const float *h, struct err *e);
 /* Per-layer inputs of all rows from f->x, the embeddings; then, after each block, its share. */
 enum err_code fwd_layer_inputs(struct fwd *f, struct err *e);
 enum err_code fwd_layer_input(struct fwd *f, uint32_t il, struct err *e);

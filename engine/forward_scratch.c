@@ -85,6 +85,7 @@ static void want_all(struct parts *ps, struct fwd *f, uint64_t n_tok, uint64_t n
     want(ps, &f->k, n_tok * w.k, sizeof(float));
     want(ps, &f->v, n_tok * w.v, sizeof(float));
     want(ps, &f->att, n_tok * w.att, sizeof(float));
+    want(ps, &f->att_gate, m->q_gated ? n_tok * w.att : 0, sizeof(float));
     want(ps, &f->gate, n_tok * w.ff, sizeof(float));
     want(ps, &f->up, n_tok * w.ff, sizeof(float));
     want(ps, &f->logits, n_out * m->n_vocab, sizeof(float));
@@ -110,6 +111,26 @@ static void want_moe(struct parts *ps, struct fwd *f, uint64_t n_tok)
     want(ps, &o->jobs, 2ull * m->n_expert, sizeof *o->jobs);
 }
 
+static void want_ssm(struct parts *ps, struct fwd *f, uint64_t n_tok)
+{
+    const struct model *m = f->env.m;
+    struct fwd_ssm *o = &f->ssm;
+    const struct model_ssm *a = NULL;
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        a = m->layers[i].ssm ? m->layers[i].ssm : a; /* all of a model have the same sizes */
+    }
+    if (!a) {
+        return;
+    }
+    want(ps, &o->in, n_tok * a->ld_in, sizeof(float));
+    want(ps, &o->conv, n_tok * a->n_channel, sizeof(float));
+    want(ps, &o->gate, n_tok * a->d_inner, sizeof(float));
+    want(ps, &o->dbc, n_tok * (a->dt_rank + 2ull * a->d_state), sizeof(float));
+    want(ps, &o->dt, n_tok * max_u32(a->d_inner, a->n_head), sizeof(float));
+    want(ps, &o->beta, n_tok * 2ull * a->n_head, sizeof(float));
+    want(ps, &o->y, n_tok * a->d_inner, sizeof(float));
+}
+
 static void want_special(struct parts *ps, struct fwd *f, uint64_t n_tok)
 {
     const struct model *m = f->env.m;
@@ -121,6 +142,7 @@ static void want_special(struct parts *ps, struct fwd *f, uint64_t n_tok)
         want(ps, &f->mla.acts, n_head, sizeof *f->mla.acts);
         want(ps, &f->mla.jobs, n_head, sizeof *f->mla.jobs);
     }
+    want_ssm(ps, f, n_tok);
     want(ps, &f->layer_in, n_tok * m->n_layer * m->n_embd_layer, sizeof(float));
     want(ps, &f->layer_embed, n_tok * m->n_layer * m->n_embd_layer, sizeof(float));
 }
@@ -210,6 +232,11 @@ static enum err_code grow_acts(struct fwd *f, struct err *e)
         code = code ? code : grow_act(f, &l->o, heads, e);
         code = code ? code : grow_act(f, &l->ffn.up, f->h_ffn, e);
         code = code ? code : grow_act(f, &l->ffn.down, f->gate, e);
+        if (l->ssm) {
+            code = code ? code : grow_act(f, &l->ssm->in, f->h, e);
+            code = code ? code : grow_act(f, &l->ssm->x, f->ssm.conv, e);
+            code = code ? code : grow_act(f, &l->ssm->out, f->ssm.y, e);
+        }
     }
     return code;
 }
@@ -223,7 +250,7 @@ enum err_code fwd_create(const struct fwd_env *env, struct fwd **ret_f, struct e
     f->env = *env;
     for (uint32_t i = 0; i < env->m->n_layer; i++) {
         if (env->m->layers[i].kv_layer == i) {
-            f->last_kv_layer = i;
+            f->last_memory_layer = i;
         }
     }
     choose_limits(f);

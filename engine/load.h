@@ -64,6 +64,8 @@ void load_hash(struct loader *L, const struct gguf_tensor *t);
 /* The digest of the whole model: metadata of its architecture, and every tensor. */
 void load_digest(struct loader *L);
 
+/* What a layer with a state has in place of attention. */
+void load_ssm(struct loader *L, int il, struct model_ssm *a);
 /* All tensors of block il. */
 void load_block(struct loader *L, int il);
 

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Q or K norm: of each head (shared or its own weights), or over the whole projection. */
 static void load_qk_norm(struct loader *L, int il, const char *name, uint32_t n_head, uint32_t d,
@@ -121,6 +122,38 @@ static void load_mla(struct loader *L, int il, struct model_layer *l)
     }
 }
 
+/* Q's projection with attention's gate: of each head d rows of Q, then d of the gate. */
+static void load_gated_q(struct loader *L, int il, struct model_layer *l)
+{
+    uint32_t n = l->n_head * l->d_k;
+    char full[LOAD_NAME_BYTES];
+    const struct gguf_tensor *t =
+        load_take(L, load_name(full, il, "attn_q", ".weight"), L->m->n_embd, 2ull * n, 1, true);
+    if (!t) {
+        return;
+    }
+    size_t head_bytes = t->n_byte / l->n_head / 2;
+    char *rows = malloc((size_t)l->n_head * head_bytes);
+    if (!rows) {
+        L->code = err_set(L->e, ERR_NOMEM, "out of memory for tensor %s", full);
+        return;
+    }
+    for (int part = 0; part < 2; part++) {
+        for (uint32_t h = 0; h < l->n_head; h++) {
+            const char *src = t->data;
+            memcpy(rows + h * head_bytes, src + (2ull * h + part) * head_bytes, head_bytes);
+        }
+        struct gguf_tensor gathered = *t;
+        gathered.data = rows;
+        gathered.ne[1] = n;
+        load_rows(L, &gathered, 0, 0, n, part ? &l->attn_gate.w : &l->q.w);
+    }
+    free(rows);
+    if (!L->code) {
+        load_done(L, t);
+    }
+}
+
 static void load_qkv(struct loader *L, int il, struct model_layer *l)
 {
     struct model *m = L->m;
@@ -131,7 +164,11 @@ static void load_qkv(struct loader *L, int il, struct model_layer *l)
         load_fused(L, il, "attn_qkv", (const uint32_t[]){n_q, n_k, n_v},
                    (struct model_linear *const[]){&l->q, &l->k, &l->v}, 3, m->n_embd);
     } else {
-        load_linear(L, il, "attn_q", n_q, m->n_embd, &l->q, true);
+        if (m->q_gated) {
+            load_gated_q(L, il, l);
+        } else {
+            load_linear(L, il, "attn_q", n_q, m->n_embd, &l->q, true);
+        }
         if (l->kv_layer == (uint32_t)il) {
             load_linear(L, il, "attn_k", n_k, m->n_embd, &l->k, true);
             load_linear(L, il, "attn_v", n_v, m->n_embd, &l->v, !m->v_norm);
@@ -234,7 +271,7 @@ static void load_pre_norms(struct loader *L, int il, struct model_layer *l)
     }
     bool required = il > 0 || !m->first_layer_unnormed;
     load_norm(L, il, "attn_norm", m->n_embd, &l->attn_norm, required);
-    if (!m->ffn_norm_shared) {
+    if (!m->ffn_norm_shared && !m->no_ffn) {
         load_norm(L, il, m->ffn_norm_name, m->n_embd, &l->ffn_norm, true);
     }
 }
@@ -265,13 +302,17 @@ void load_block(struct loader *L, int il)
     struct model_layer *l = &m->layers[il];
     char full[LOAD_NAME_BYTES];
     load_pre_norms(L, il, l);
-    if (m->kv_rank) {
+    uint32_t d_head = m->kv_rank ? m->d_v_mla : l->d_v;
+    if (l->ssm) {
+        load_ssm(L, il, l->ssm);
+    } else if (m->kv_rank) {
         load_mla(L, il, l);
     } else {
         load_qkv(L, il, l);
     }
-    uint32_t d_head = m->kv_rank ? m->d_v_mla : l->d_v;
-    load_linear(L, il, "attn_output", m->n_embd, l->n_head * d_head, &l->o, true);
+    if (!l->ssm) {
+        load_linear(L, il, "attn_output", m->n_embd, l->n_head * d_head, &l->o, true);
+    }
     l->sinks = load_vector(L, load_name(full, il, "attn_sinks", ".weight"), l->n_head, false);
     if (m->sum_norm) {
         load_norm(L, il, "attn_output_norm", m->n_embd, &l->attn_sum_norm, true);
@@ -283,7 +324,7 @@ void load_block(struct loader *L, int il)
     }
     if (l->is_moe) {
         load_moe(L, il, l);
-    } else {
+    } else if (!m->no_ffn) {
         load_ffn(L, il, "", l->n_ff, &l->ffn);
     }
     load_layer_input(L, il, l);

@@ -36,8 +36,6 @@ static void moe_destroy(struct model_moe *moe, uint32_t n_expert)
     }
     free(moe->gate); /* up and down lie behind it */
     free(moe->select_bias);
-    free(moe->router_scale);
-    free(moe->down_scale);
     free(moe);
 }
 
@@ -58,6 +56,27 @@ static void mla_destroy(struct model_mla *mla)
     free(mla);
 }
 
+static void ssm_destroy(struct model_ssm *a)
+{
+    if (!a) {
+        return;
+    }
+    linear_finish(&a->in);
+    linear_finish(&a->gate);
+    linear_finish(&a->beta);
+    linear_finish(&a->alpha);
+    linear_finish(&a->x);
+    linear_finish(&a->dt);
+    linear_finish(&a->out);
+    norm_finish(&a->norm);
+    free(a->conv);
+    free(a->conv_b);
+    free(a->dt_b);
+    free(a->a);
+    free(a->d);
+    free(a);
+}
+
 static void layer_finish(struct model_layer *l, uint32_t n_expert)
 {
     norm_finish(&l->attn_norm);
@@ -74,9 +93,8 @@ static void layer_finish(struct model_layer *l, uint32_t n_expert)
     norm_finish(&l->ffn_norm);
     ffn_finish(&l->ffn);
     norm_finish(&l->post_ffn_norm);
-    norm_finish(&l->moe_pre_norm);
-    norm_finish(&l->moe_post_norm);
-    norm_finish(&l->ffn_branch_norm);
+    linear_finish(&l->attn_gate);
+    ssm_destroy(l->ssm);
     moe_destroy(l->moe, n_expert);
     mla_destroy(l->mla);
     if (l->input) {

@@ -55,13 +55,13 @@ enum model_gating {
 
 /* A mixture of experts: the router scores all, each row runs through n_used of them. */
 struct model_moe {
-    struct model_linear router;      /* [n_expert, n_embd] */
-    float *router_scale;             /* [n_embd] multiplies the router's normed input, or NULL */
-    float *select_bias;              /* [n_expert] added for the selection alone, or NULL */
-    struct model_linear *gate;       /* [n_expert] of [n_ff, n_embd] */
-    struct model_linear *up;         /* [n_expert] of [n_ff, n_embd] */
-    struct model_linear *down;       /* [n_expert] of [n_embd, n_ff] */
-    float *down_scale;               /* [n_expert] or NULL */
+    struct model_linear router; /* [n_expert, n_embd] */
+
+    float *select_bias;        /* [n_expert] added for the selection alone, or NULL */
+    struct model_linear *gate; /* [n_expert] of [n_ff, n_embd] */
+    struct model_linear *up;   /* [n_expert] of [n_ff, n_embd] */
+    struct model_linear *down; /* [n_expert] of [n_embd, n_ff] */
+
     struct model_ffn shared;         /* runs for every row; up absent: none */
     struct model_linear shared_gate; /* [1, n_embd]: sigmoid of it scales the shared part */
 };
@@ -77,6 +77,48 @@ struct model_mla {
     uint32_t n_head;
     uint32_t d_nope; /* values of a head of Q that do not turn; n_rot that do follow */
     uint32_t d_v;    /* values of one head of the result */
+};
+
+enum model_ssm_kind {
+    MODEL_SSM_MAMBA,
+    MODEL_SSM_MAMBA2,
+    MODEL_SSM_SHORT_CONV,
+    MODEL_SSM_DELTA_NET
+};
+
+#define SSM_STATE_MAX 1024
+
+/* A layer with a state in place of attention. Channels are what its convolution runs over. */
+struct model_ssm {
+    enum model_ssm_kind kind;
+    uint32_t d_conv; /* taps */
+    uint32_t d_inner;
+    uint32_t d_state;
+    uint32_t dt_rank;
+    uint32_t n_head;    /* Mamba 2, delta net (of V) */
+    uint32_t n_group;   /* heads that share B and C; delta net: heads of Q and K */
+    uint32_t n_channel; /* of the convolution */
+    uint32_t ld_in;     /* values of a row of `in` */
+    uint32_t conv_at;   /* where the channels begin in it */
+    bool conv_silu;
+    bool norm_dbc; /* Mamba: dt, B and C are normed */
+    bool
+        heads_tiled; /* delta net: V head i goes with K head i mod n_group, not i / (n / n_group) */
+    size_t conv_offset;       /* bytes into a sequence's state: [d_conv - 1, n_channel] f32 */
+    size_t scan_offset;       /* [n_head, d_state, d_head] or [d_state, d_inner] f32 */
+    struct model_linear in;   /* [ld_in, n_embd] */
+    struct model_linear gate; /* delta net [d_inner, n_embd] */
+    struct model_linear beta; /* delta net [n_head, n_embd]; without alpha: [2 · n_head, n_embd] */
+    struct model_linear alpha; /* delta net [n_head, n_embd] or absent */
+    struct model_linear x;     /* Mamba [dt_rank + 2 · d_state, d_inner] */
+    struct model_linear dt;    /* Mamba [d_inner, dt_rank] */
+    float *conv;               /* [d_conv, n_channel] */
+    float *conv_b;             /* [n_channel] or NULL */
+    float *dt_b;               /* [n_head] */
+    float *a;                  /* [n_head], or Mamba [d_state, d_inner] */
+    float *d;                  /* [n_head], or Mamba [d_inner] */
+    struct model_norm norm;  /* Mamba 2: each group's, of d_inner / n_group; delta net: [d_state] */
+    struct model_linear out; /* [n_embd, d_inner] */
 };
 
 /* Per-layer input embeddings (Gemma 3n and 4). */
@@ -114,12 +156,11 @@ struct model_layer {
     struct model_norm ffn_sum_norm;  /* [n_embd], on the residual after the FFN (BERT) */
     struct model_moe *moe;           /* NULL unless is_moe */
     struct model_mla *mla;           /* NULL unless the architecture has it */
+    struct model_ssm *ssm;           /* in place of attention, or NULL */
+    struct model_linear attn_gate;   /* [n_head · d_v, n_embd]: sigmoid of it scales attention's
+                                        result; absent: none */
     struct model_layer_input *input; /* NULL unless the architecture has it */
     float out_scale;                 /* multiplies the block's result; 1: none */
-    /* Dense FFN and experts side by side (gemma4): norms of each branch. */
-    struct model_norm moe_pre_norm;
-    struct model_norm moe_post_norm;
-    struct model_norm ffn_branch_norm;
 };
 
 enum model_qk_norm { MODEL_QK_NORM_NONE, MODEL_QK_NORM_HEAD, MODEL_QK_NORM_FULL };
@@ -176,6 +217,10 @@ struct model {
     enum model_gating gating;
     bool expert_weights_norm;   /* divide by their sum */
     float expert_weights_scale; /* then multiply */
+    /* layers with a state */
+    bool q_gated;       /* Q's projection holds, head by head, Q and attn_gate */
+    bool no_ffn;        /* blocks are one part alone */
+    size_t state_bytes; /* of one sequence */
     /* latent attention */
     uint32_t q_rank;  /* 0: Q is projected in one step */
     uint32_t kv_rank; /* 0: no latent attention */

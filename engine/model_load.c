@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SHOWN_MAX 64
 
@@ -39,7 +40,9 @@ static void load_embeddings(struct loader *L)
         load_linear(L, -1, "per_layer_model_proj", n, m->n_embd, &m->layer_embed_proj, true);
         load_norm(L, -1, "per_layer_proj_norm", m->n_embd_layer, &m->layer_embed_norm, true);
     }
-    load_norm(L, -1, "token_embd_norm", m->n_embd, &m->embed_norm, false);
+    if (strcmp(m->final_norm_name, "token_embd_norm") != 0) { /* LFM2's name for its last norm */
+        load_norm(L, -1, "token_embd_norm", m->n_embd, &m->embed_norm, false);
+    }
     load_token_type(L);
     if (m->learned_positions) {
         const struct gguf_tensor *t =

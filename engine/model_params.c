@@ -22,16 +22,17 @@ static void read_layer_sizes(struct meta *k, struct model *m)
         meta_fail(k, ERR_NOMEM, "out of memory for %u layers", m->n_layer);
         return;
     }
+    uint32_t least = m->arch->has_state ? 0 : 1;
     if (!meta_has(k, "attention.head_count")) {
-        meta_u32(k, "attention.head_count", 1, MODEL_HEAD_MAX);
+        meta_u32(k, "attention.head_count", least, MODEL_HEAD_MAX);
     }
-    meta_u32_each(k, "attention.head_count", 1, MODEL_HEAD_MAX, 1, v, m->n_layer);
+    meta_u32_each(k, "attention.head_count", least, MODEL_HEAD_MAX, 1, v, m->n_layer);
     for (uint32_t i = 0; i < m->n_layer; i++) {
         m->layers[i].n_head = v[i];
         m->layers[i].n_head_kv = v[i];
     }
     if (meta_has(k, "attention.head_count_kv")) {
-        meta_u32_each(k, "attention.head_count_kv", 1, MODEL_HEAD_MAX, 1, v, m->n_layer);
+        meta_u32_each(k, "attention.head_count_kv", least, MODEL_HEAD_MAX, 1, v, m->n_layer);
         for (uint32_t i = 0; i < m->n_layer; i++) {
             m->layers[i].n_head_kv = v[i];
         }
@@ -44,7 +45,7 @@ static void read_layer_sizes(struct meta *k, struct model *m)
 
     for (uint32_t i = 0; i < m->n_layer; i++) {
         struct model_layer *l = &m->layers[i];
-        uint32_t d = m->n_embd / l->n_head;
+        uint32_t d = m->n_embd / (l->n_head ? l->n_head : 1);
         l->d_k = meta_u32_or(k, "attention.key_length", 1, HEAD_D_MAX, d);
         l->d_v = meta_u32_or(k, "attention.value_length", 1, HEAD_D_MAX, d);
         l->kv_layer = i;
@@ -56,6 +57,18 @@ static void check_layer_sizes(struct meta *k, const struct model *m)
 {
     for (uint32_t i = 0; i < m->n_layer; i++) {
         const struct model_layer *l = &m->layers[i];
+        if (!l->is_moe && !m->no_ffn && l->n_ff == 0) {
+            meta_fail(k, ERR_CORRUPT, "metadata key %s.feed_forward_length is missing or 0",
+                      k->prefix);
+        }
+        if (l->ssm) {
+            continue;
+        }
+        if (l->n_head == 0 || l->n_head_kv == 0) {
+            meta_fail(k, ERR_CORRUPT, "layer %u has %u heads and %u KV heads", i, l->n_head,
+                      l->n_head_kv);
+            return;
+        }
         if (l->n_head % l->n_head_kv != 0) {
             meta_fail(k, ERR_CORRUPT, "layer %u has %u heads, not a multiple of its %u KV heads", i,
                       l->n_head, l->n_head_kv);
@@ -67,10 +80,6 @@ static void check_layer_sizes(struct meta *k, const struct model *m)
         if (l->rope >= 0 && m->rope_params[l->rope].n_rot > l->d_k) {
             meta_fail(k, ERR_CORRUPT, "layer %u rotates %u values of heads of %u", i,
                       m->rope_params[l->rope].n_rot, l->d_k);
-        }
-        if (!l->is_moe && l->n_ff == 0) {
-            meta_fail(k, ERR_CORRUPT, "metadata key %s.feed_forward_length is missing or 0",
-                      k->prefix);
         }
     }
     for (uint32_t i = 0; i < m->n_rope; i++) {
@@ -181,6 +190,43 @@ static void check_experts(struct meta *k, const struct model *m)
     }
 }
 
+static bool ssm_is_sound(const struct model_ssm *a)
+{
+    bool ok = a->d_conv >= 2 && a->n_channel && a->d_inner;
+    if (a->kind == MODEL_SSM_MAMBA) {
+        ok = ok && a->dt_rank && a->d_state;
+    } else if (a->kind == MODEL_SSM_MAMBA2 || a->kind == MODEL_SSM_DELTA_NET) {
+        ok = ok && a->n_head && a->n_group && a->d_state && a->n_head % a->n_group == 0 &&
+             a->d_inner % a->n_head == 0 && a->d_inner % a->n_group == 0;
+    }
+    return ok && (a->kind != MODEL_SSM_DELTA_NET || a->d_inner == a->n_head * a->d_state);
+}
+
+/* Checks the sizes of layers with a state, and gives each its place in a sequence's. */
+static void lay_states(struct meta *k, struct model *m)
+{
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        struct model_ssm *a = m->layers[i].ssm;
+        if (!a) {
+            continue;
+        }
+        if (!ssm_is_sound(a)) {
+            meta_fail(
+                k, ERR_CORRUPT,
+                "layer %u: %u taps, inner size %u, state size %u, rank or heads %u and groups "
+                "%u do not fit together",
+                i, a->d_conv, a->d_inner, a->d_state, a->n_head ? a->n_head : a->dt_rank,
+                a->n_group);
+            return;
+        }
+        size_t n_scan = a->kind == MODEL_SSM_SHORT_CONV ? 0 : (size_t)a->d_inner * a->d_state;
+        a->conv_offset = m->state_bytes;
+        m->state_bytes += units_align((a->d_conv - 1) * (size_t)a->n_channel * sizeof(float), 64);
+        a->scan_offset = m->state_bytes;
+        m->state_bytes += units_align(n_scan * sizeof(float), 64);
+    }
+}
+
 /* A plain llama: what every architecture starts from. */
 static void set_defaults(struct model *m)
 {
@@ -274,6 +320,7 @@ enum err_code model_read_params(const struct gguf *f, uint32_t n_ctx, struct mod
     if (!k.code) {
         check_layer_sizes(&k, m);
         check_experts(&k, m);
+        lay_states(&k, m);
     }
     if (k.code) {
         model_destroy(m);

@@ -98,15 +98,16 @@ static int32_t made_up_token(const struct eng *g, uint32_t seq, uint32_t pos)
 }
 
 /* Writes [0, n_tok) of a sequence, in the largest steps there are; logits of the last row alone. */
-static enum err_code prefill(struct eng *g, void *kv, uint32_t seq, uint32_t n_tok, int32_t *tokens,
-                             struct err *e)
+static enum err_code prefill(struct eng *g, const struct run_seq *mem, uint32_t seq, uint32_t n_tok,
+                             int32_t *tokens, struct err *e)
 {
     for (uint32_t at = 0; at < n_tok;) {
         uint32_t n = n_tok - at < g->info.n_step_tok_max ? n_tok - at : g->info.n_step_tok_max;
         for (uint32_t i = 0; i < n; i++) {
             tokens[i] = made_up_token(g, seq, at + i);
         }
-        struct eng_slice s = {.tokens = tokens, .n_tok = n, .pos = at, .kv = kv};
+        struct eng_slice s = {
+            .tokens = tokens, .n_tok = n, .pos = at, .kv = mem->kv, .state = mem->state};
         s.out_from = at + n == n_tok ? n - 1 : n;
         enum err_code code = eng_step(g, &s, 1, e);
         if (code) {
@@ -118,15 +119,18 @@ static enum err_code prefill(struct eng *g, void *kv, uint32_t seq, uint32_t n_t
 }
 
 /* n_gen steps of all sequences, one token each. */
-static enum err_code decode(struct eng *g, struct kv_seq *const *seqs, uint32_t n_seq,
+static enum err_code decode(struct eng *g, const struct run_seq *seqs, uint32_t n_seq,
                             uint32_t n_depth, uint32_t n_gen, struct eng_slice *slices,
                             int32_t *tokens, struct err *e)
 {
     for (uint32_t t = 0; t < n_gen; t++) {
         for (uint32_t i = 0; i < n_seq; i++) {
             tokens[i] = made_up_token(g, i, n_depth + t);
-            slices[i] = (struct eng_slice){
-                .tokens = &tokens[i], .n_tok = 1, .pos = n_depth + t, .kv = kv_seq_base(seqs[i])};
+            slices[i] = (struct eng_slice){.tokens = &tokens[i],
+                                           .n_tok = 1,
+                                           .pos = n_depth + t,
+                                           .kv = seqs[i].kv,
+                                           .state = seqs[i].state};
         }
         enum err_code code = eng_step(g, slices, n_seq, e);
         if (code) {
@@ -164,16 +168,16 @@ static enum err_code bench_prefill(const struct bench *b, struct model_run *r, u
                                    int32_t *tokens, struct err *e)
 {
     double tok_s[RUN_MAX];
-    struct kv_seq *q = NULL;
-    enum err_code code = run_sequence(r, n_tok, &q, e);
+    struct run_seq seq = {0};
+    enum err_code code = run_seq_open(r, n_tok, &seq, e);
     for (uint32_t i = 0; i <= b->n_run && !code; i++) {
         uint64_t from = clock_mono_ns();
-        code = prefill(r->g, kv_seq_base(q), 0, n_tok, tokens, e);
+        code = prefill(r->g, &seq, 0, n_tok, tokens, e);
         if (i > 0) { /* the first warms up */
             tok_s[i - 1] = n_tok * 1e9 / (double)(clock_mono_ns() - from);
         }
     }
-    kv_seq_close(q);
+    run_seq_close(&seq);
     if (!code) {
         print_figure(b, "prefill", "tokens", n_tok, median(tok_s, b->n_run));
     }
@@ -184,13 +188,13 @@ static enum err_code bench_decode(const struct bench *b, struct model_run *r, ui
                                   int32_t *tokens, struct err *e)
 {
     double tok_s[RUN_MAX];
-    struct kv_seq **seqs = calloc(n_seq, sizeof *seqs);
+    struct run_seq *seqs = calloc(n_seq, sizeof *seqs);
     struct eng_slice *slices = calloc(n_seq, sizeof *slices);
     enum err_code code =
         seqs && slices ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for %u sequences", n_seq);
     for (uint32_t i = 0; i < n_seq && !code; i++) {
-        code = run_sequence(r, b->n_depth + b->n_gen, &seqs[i], e);
-        code = code ? code : prefill(r->g, kv_seq_base(seqs[i]), i, b->n_depth, tokens, e);
+        code = run_seq_open(r, b->n_depth + b->n_gen, &seqs[i], e);
+        code = code ? code : prefill(r->g, &seqs[i], i, b->n_depth, tokens, e);
     }
     for (uint32_t i = 0; i <= b->n_run && !code; i++) {
         uint32_t n_gen = i ? b->n_gen : 1; /* the first warms up */
@@ -201,7 +205,7 @@ static enum err_code bench_decode(const struct bench *b, struct model_run *r, ui
         }
     }
     for (uint32_t i = 0; seqs && i < n_seq; i++) {
-        kv_seq_close(seqs[i]);
+        run_seq_close(&seqs[i]);
     }
     free(seqs);
     free(slices);

@@ -152,15 +152,16 @@ static void print_logits(const struct eval *v, uint32_t pos, const float *logits
 }
 
 /* The prompt, in slices; prints what is wanted. *ret_best: the most likely token after the last. */
-static enum err_code run_prompt(struct model_run *r, const struct eval *v, void *kv,
-                                int32_t *ret_best, struct err *e)
+static enum err_code run_prompt(struct model_run *r, const struct eval *v,
+                                const struct run_seq *seq, int32_t *ret_best, struct err *e)
 {
     const struct eng_info *info = &r->g->info;
     uint32_t n_max =
         info->n_step_tok_max < info->n_step_out_max ? info->n_step_tok_max : info->n_step_out_max;
     uint32_t n_tok = (uint32_t)v->ids.n;
     for (uint32_t at = 0; at < n_tok;) {
-        struct eng_slice s = {.tokens = v->ids.ids + at, .pos = at, .kv = kv};
+        struct eng_slice s = {
+            .tokens = v->ids.ids + at, .pos = at, .kv = seq->kv, .state = seq->state};
         s.n_tok = n_tok - at < n_max ? n_tok - at : n_max;
         bool last = at + s.n_tok == n_tok;
         while (s.out_from < s.n_tok && !v->wanted[at + s.out_from] &&
@@ -183,8 +184,8 @@ static enum err_code run_prompt(struct model_run *r, const struct eval *v, void 
     return ERR_OK;
 }
 
-static enum err_code run_greedy(struct model_run *r, const struct eval *v, void *kv, int32_t best,
-                                struct err *e)
+static enum err_code run_greedy(struct model_run *r, const struct eval *v,
+                                const struct run_seq *seq, int32_t best, struct err *e)
 {
     struct buf line = {0};
     buf_puts(&line, v->run.json ? "{\"greedy\":[" : "greedy:");
@@ -194,7 +195,11 @@ static enum err_code run_greedy(struct model_run *r, const struct eval *v, void 
         if (i + 1 == v->n_greedy) {
             break;
         }
-        struct eng_slice s = {.tokens = &best, .n_tok = 1, .pos = (uint32_t)v->ids.n + i, .kv = kv};
+        struct eng_slice s = {.tokens = &best,
+                              .n_tok = 1,
+                              .pos = (uint32_t)v->ids.n + i,
+                              .kv = seq->kv,
+                              .state = seq->state};
         code = eng_step(r->g, &s, 1, e);
         if (code) {
             break;
@@ -211,7 +216,7 @@ static enum err_code run_greedy(struct model_run *r, const struct eval *v, void 
 static enum err_code evaluate(struct eval *v, struct err *e)
 {
     struct model_run r = {0};
-    struct kv_seq *q = NULL;
+    struct run_seq seq = {0};
     int32_t best = 0;
     uint64_t n_tok = v->ids.n + (v->n_greedy ? v->n_greedy - 1 : 0);
     enum err_code code = run_open(&v->run, 1, (uint32_t)n_tok, &r, e);
@@ -222,12 +227,12 @@ static enum err_code evaluate(struct eval *v, struct err *e)
         code = err_set(e, ERR_LIMIT, "%llu tokens are more than the context of %u; see --ctx",
                        (unsigned long long)n_tok, r.g->info.n_ctx);
     }
-    code = code ? code : run_sequence(&r, (uint32_t)n_tok, &q, e);
-    code = code ? code : run_prompt(&r, v, kv_seq_base(q), &best, e);
+    code = code ? code : run_seq_open(&r, (uint32_t)n_tok, &seq, e);
+    code = code ? code : run_prompt(&r, v, &seq, &best, e);
     if (!code && v->n_greedy) {
-        code = run_greedy(&r, v, kv_seq_base(q), best, e);
+        code = run_greedy(&r, v, &seq, best, e);
     }
-    kv_seq_close(q);
+    run_seq_close(&seq);
     run_close(&r);
     return code;
 }

@@ -175,14 +175,15 @@ static enum err_code compare_row(struct score *s, const struct files *fs, const 
     return push_kl(s, divergence(fs->row, logits, n_vocab), e);
 }
 
-static enum err_code score_window(struct eng *g, void *kv, const struct window *w,
+static enum err_code score_window(struct eng *g, const struct run_seq *seq, const struct window *w,
                                   const struct files *fs, struct score *s, struct err *e)
 {
     uint32_t n_vocab = g->info.n_vocab;
     uint32_t n_max = g->info.n_step_out_max;
     for (uint32_t at = 0; at < w->n_tok;) {
         uint32_t n = w->n_tok - at < n_max ? w->n_tok - at : n_max;
-        struct eng_slice slice = {.tokens = w->tokens + at, .n_tok = n, .pos = at, .kv = kv};
+        struct eng_slice slice = {
+            .tokens = w->tokens + at, .n_tok = n, .pos = at, .kv = seq->kv, .state = seq->state};
         enum err_code code = eng_step(g, &slice, 1, e);
         for (uint32_t i = 0; i < n && !code; i++) {
             const float *logits = slice.logits + (size_t)i * n_vocab;
@@ -241,14 +242,14 @@ static enum err_code score_text(const struct perplexity *p, struct model_run *r,
 {
     const struct eng_info *info = &r->g->info;
     struct window w = {.tokens = malloc(((size_t)info->n_ctx + 1) * sizeof *w.tokens)};
-    struct kv_seq *q = NULL;
-    enum err_code code = w.tokens ? run_sequence(r, info->n_ctx, &q, e)
+    struct run_seq seq = {0};
+    enum err_code code = w.tokens ? run_seq_open(r, info->n_ctx, &seq, e)
                                   : err_set(e, ERR_NOMEM, "out of memory for a window");
     size_t at = 0;
     uint32_t n_window = 0;
     bool terminal = isatty(STDERR_FILENO);
     while (!code && next_window(p, info, &at, &w)) {
-        code = score_window(r->g, kv_seq_base(q), &w, fs, s, e);
+        code = score_window(r->g, &seq, &w, fs, s, e);
         n_window++;
         if (terminal && s->n) {
             (void)fprintf(stderr, "\r%u windows, perplexity %.4f ", n_window,
@@ -262,7 +263,7 @@ static enum err_code score_text(const struct perplexity *p, struct model_run *r,
         code = err_set(e, ERR_INVALID, "the text of %zu tokens is too short for a context of %u",
                        p->ids.n, info->n_ctx);
     }
-    kv_seq_close(q);
+    run_seq_close(&seq);
     free(w.tokens);
     return code;
 }

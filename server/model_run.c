@@ -13,6 +13,7 @@
 #define CTX_MAX        (1u << 27)
 #define THREAD_MAX     1024
 #define FILE_BYTES_MAX ((size_t)256 << 20)
+#define STATE_ALIGN    ((size_t)64)
 #define READ_STEP      ((size_t)1 << 20)
 
 enum err_code run_number(const char *option, const char *text, uint32_t lo, uint32_t hi,
@@ -156,20 +157,36 @@ void run_close(struct model_run *r)
     *r = (struct model_run){0};
 }
 
-enum err_code run_sequence(struct model_run *r, uint32_t n_tok, struct kv_seq **ret_q,
+enum err_code run_seq_open(struct model_run *r, uint32_t n_tok, struct run_seq *ret_s,
                            struct err *e)
 {
-    struct kv_seq *q = NULL;
-    enum err_code code = kv_seq_open(r->kv, &q, e);
+    struct run_seq s = {0};
+    size_t state_bytes = r->g->info.state_bytes;
+    enum err_code code = kv_seq_open(r->kv, &s.q, e);
     if (!code) {
-        code = kv_seq_grow(q, n_tok, e);
+        code = kv_seq_grow(s.q, n_tok, e);
+    }
+    if (!code && state_bytes) {
+        s.state =
+            aligned_alloc(STATE_ALIGN, (state_bytes + STATE_ALIGN - 1) / STATE_ALIGN * STATE_ALIGN);
+        if (!s.state) {
+            code = err_set(e, ERR_NOMEM, "out of memory for %zu bytes of state", state_bytes);
+        }
     }
     if (code) {
-        kv_seq_close(q);
+        run_seq_close(&s);
         return code;
     }
-    *ret_q = q;
+    s.kv = kv_seq_base(s.q);
+    *ret_s = s;
     return ERR_OK;
+}
+
+void run_seq_close(struct run_seq *s)
+{
+    kv_seq_close(s->q);
+    free(s->state);
+    *s = (struct run_seq){0};
 }
 
 uint32_t run_argmax(const float *logits, uint32_t n)

@@ -60,9 +60,17 @@ enum err_code run_open(const struct run_options *o, uint32_t n_seq, uint32_t n_s
                        struct model_run *ret_r, struct err *e);
 void run_close(struct model_run *r);
 
-/* KV memory of one sequence for n_tok tokens. */
-enum err_code run_sequence(struct model_run *r, uint32_t n_tok, struct kv_seq **ret_q,
+/* The memory of one sequence: what its slices need. */
+struct run_seq {
+    struct kv_seq *q;
+    void *kv;
+    void *state; /* NULL where the model has none */
+};
+
+/* For n_tok tokens. */
+enum err_code run_seq_open(struct model_run *r, uint32_t n_tok, struct run_seq *ret_s,
                            struct err *e);
+void run_seq_close(struct run_seq *s);
 
 /* Natural log of softmax(logits)[id], summed in double. */
 double run_logprob(const float *logits, uint32_t n, int32_t id);

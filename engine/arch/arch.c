@@ -2,6 +2,7 @@
 
 #include "engine/arch/families.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const struct arch table[] = {
@@ -22,6 +23,14 @@ static const struct arch table[] = {
     {"nomic-bert", arch_read_nomic_bert},
     {"modern-bert", arch_read_modern_bert},
     {"gemma-embedding", arch_read_gemma_embedding},
+    {"mamba", arch_read_mamba, true},
+    {"mamba2", arch_read_mamba2, true},
+    {"granitehybrid", arch_read_granitehybrid, true},
+    {"lfm2", arch_read_lfm2, true},
+    {"lfm2moe", arch_read_lfm2moe, true},
+    {"qwen3next", arch_read_qwen3next, true},
+    {"qwen35", arch_read_qwen35, true},
+    {"qwen35moe", arch_read_qwen35, true},
     {"phi2", arch_read_phi2},
     {"phi3", arch_read_phi3},
     {"phimoe", arch_read_phimoe},
@@ -78,6 +87,17 @@ void arch_use_rope_halves(struct model *m)
     for (uint32_t i = 0; i < m->n_rope; i++) {
         m->rope_params[i].pairs = ROPE_PAIRS_HALVES;
     }
+}
+
+struct model_ssm *arch_add_ssm(struct meta *k, struct model *m, uint32_t il)
+{
+    struct model_ssm *a = calloc(1, sizeof *a);
+    if (!a) {
+        meta_fail(k, ERR_NOMEM, "out of memory for layer %u", il);
+    }
+    free(m->layers[il].ssm);
+    m->layers[il].ssm = a;
+    return a;
 }
 
 void arch_set_window(struct model *m, uint32_t window, uint32_t period)

@@ -15,6 +15,7 @@ struct arch {
     const char *name; /* general.architecture */
     /* Sets what differs from llama. Called once the common keys are read; faults go to k. */
     void (*read)(struct meta *k, struct model *m);
+    bool has_state; /* layers may have a state instead of attention: no heads, or no KV heads */
 };
 
 /* NULL when there is none of that name. */
@@ -26,6 +27,10 @@ void arch_list(struct buf *out);
 void arch_use_layernorm(struct meta *k, struct model *m);
 /* NeoX pairs in every rope variant. */
 void arch_use_rope_halves(struct model *m);
+/* Puts a layer with a state in the place of attention in layer il, sizes still to be filled; NULL
+ * when memory is out. */
+struct model_ssm *arch_add_ssm(struct meta *k, struct model *m, uint32_t il);
+
 /* The same window on every layer but each `period`-th (the last of its period). */
 void arch_set_window(struct model *m, uint32_t window, uint32_t period);
 

@@ -29,6 +29,14 @@ void arch_read_bert(struct meta *k, struct model *m);
 void arch_read_nomic_bert(struct meta *k, struct model *m);
 void arch_read_modern_bert(struct meta *k, struct model *m);
 void arch_read_gemma_embedding(struct meta *k, struct model *m);
+/* recurrent.c */
+void arch_read_mamba(struct meta *k, struct model *m);
+void arch_read_mamba2(struct meta *k, struct model *m);
+void arch_read_granitehybrid(struct meta *k, struct model *m);
+void arch_read_lfm2(struct meta *k, struct model *m);
+void arch_read_lfm2moe(struct meta *k, struct model *m);
+void arch_read_qwen3next(struct meta *k, struct model *m);
+void arch_read_qwen35(struct meta *k, struct model *m);
 /* deepseek.c */
 void arch_read_deepseek2(struct meta *k, struct model *m);
 /* phi.c */

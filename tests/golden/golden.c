@@ -63,10 +63,16 @@ struct eng *golden_open(const char *model_path, const char *isa, uint32_t n_thre
 void *golden_kv(const struct eng *g)
 {
     size_t n_chunk = (g->info.n_ctx + g->info.chunk_tok - 1) / g->info.chunk_tok;
-    size_t n_byte = n_chunk * g->info.chunk_bytes;
+    size_t n_byte = n_chunk * g->info.chunk_bytes + (g->info.state_bytes + 4095) / 4096 * 4096;
     void *kv = aligned_alloc(4096, n_byte);
     memset(kv, 0xff, n_byte);
     return kv;
+}
+
+void *golden_state(const struct eng *g, void *kv)
+{
+    size_t n_chunk = (g->info.n_ctx + g->info.chunk_tok - 1) / g->info.chunk_tok;
+    return g->info.state_bytes ? (char *)kv + n_chunk * g->info.chunk_bytes : NULL;
 }
 
 bool golden_logits(struct eng *g, void *kv, const int32_t *tokens, uint32_t n_tok, uint32_t pos,
@@ -75,7 +81,11 @@ bool golden_logits(struct eng *g, void *kv, const int32_t *tokens, uint32_t n_to
     uint32_t n_max = g->info.n_step_out_max < n_step ? g->info.n_step_out_max : n_step;
     for (uint32_t at = 0; at < n_tok;) {
         uint32_t n = n_tok - at < n_max ? n_tok - at : n_max;
-        struct eng_slice s = {.tokens = tokens + at, .n_tok = n, .pos = pos + at, .kv = kv};
+        struct eng_slice s = {.tokens = tokens + at,
+                              .n_tok = n,
+                              .pos = pos + at,
+                              .kv = kv,
+                              .state = golden_state(g, kv)};
         struct err e;
         if (eng_step(g, &s, 1, &e)) {
             fprintf(stderr, "step: %s\n", e.msg);
@@ -92,15 +102,23 @@ bool golden_greedy(struct eng *g, void *kv, const int32_t *tokens, uint32_t n_to
                    uint32_t n)
 {
     struct err e;
-    struct eng_slice s = {
-        .tokens = tokens, .n_tok = n_tok, .pos = 0, .kv = kv, .out_from = n_tok - 1};
+    struct eng_slice s = {.tokens = tokens,
+                          .n_tok = n_tok,
+                          .pos = 0,
+                          .kv = kv,
+                          .state = golden_state(g, kv),
+                          .out_from = n_tok - 1};
     for (uint32_t i = 0; i < n; i++) {
         if (eng_step(g, &s, 1, &e)) {
             fprintf(stderr, "step: %s\n", e.msg);
             return false;
         }
         ids[i] = (int32_t)golden_argmax(s.logits, g->info.n_vocab);
-        s = (struct eng_slice){.tokens = &ids[i], .n_tok = 1, .pos = n_tok + i, .kv = kv};
+        s = (struct eng_slice){.tokens = &ids[i],
+                               .n_tok = 1,
+                               .pos = n_tok + i,
+                               .kv = kv,
+                               .state = golden_state(g, kv)};
     }
     return true;
 }

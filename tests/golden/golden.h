@@ -19,8 +19,10 @@ cJSON *golden_json(const char *path);
 /* n_ctx 256 and f32 KV, as the reference ran. isa NULL: the best. Prints the error. */
 struct eng *golden_open(const char *model_path, const char *isa, uint32_t n_thread);
 
-/* Memory for one sequence of n_ctx tokens, full of NaN: what is not written must not be read. */
+/* Memory for one sequence of n_ctx tokens, full of NaN: what is not written must not be read. The
+ * recurrent state of models that have one lies behind the KV. */
 void *golden_kv(const struct eng *g);
+void *golden_state(const struct eng *g, void *kv); /* NULL where there is none */
 
 /* Runs tokens through the model from position 0 in slices of at most n_step rows, all rows' logits
  * into out [n_tok, n_vocab]. false, with a line, on failure. */

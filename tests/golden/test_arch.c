@@ -96,12 +96,30 @@ static bool same_in_batch(struct eng *e, const struct golden *g, const float *wa
     void *kv = golden_kv(e);
     void *kv_other = golden_kv(e);
     struct err err;
-    struct eng_slice first[] = {
-        {.tokens = other, .n_tok = 5, .pos = 0, .kv = kv_other, .out_from = 4},
-        {.tokens = g->prompt, .n_tok = half, .pos = 0, .kv = kv, .out_from = half}};
-    struct eng_slice second[] = {
-        {.tokens = other + 5, .n_tok = 3, .pos = 5, .kv = kv_other, .out_from = 1},
-        {.tokens = g->prompt + half, .n_tok = rest, .pos = half, .kv = kv, .out_from = 2}};
+    struct eng_slice first[] = {{.tokens = other,
+                                 .n_tok = 5,
+                                 .pos = 0,
+                                 .kv = kv_other,
+                                 .state = golden_state(e, kv_other),
+                                 .out_from = 4},
+                                {.tokens = g->prompt,
+                                 .n_tok = half,
+                                 .pos = 0,
+                                 .kv = kv,
+                                 .state = golden_state(e, kv),
+                                 .out_from = half}};
+    struct eng_slice second[] = {{.tokens = other + 5,
+                                  .n_tok = 3,
+                                  .pos = 5,
+                                  .kv = kv_other,
+                                  .state = golden_state(e, kv_other),
+                                  .out_from = 1},
+                                 {.tokens = g->prompt + half,
+                                  .n_tok = rest,
+                                  .pos = half,
+                                  .kv = kv,
+                                  .state = golden_state(e, kv),
+                                  .out_from = 2}};
     bool ok = !eng_step(e, first, 2, &err) && !eng_step(e, second, 2, &err);
     size_t n = (rest - 2) * n_vocab;
     ok = ok && memcmp(second[1].logits, want + (half + 2) * n_vocab, n * sizeof(float)) == 0;
@@ -130,7 +148,11 @@ static bool greedy_matches(struct eng *e, const struct golden *g, double *ret_di
     for (uint32_t i = 0; ok && g->top5 && i < g->n_greedy; i++) {
         struct err err;
         int32_t *before = i ? &g->greedy[i - 1] : &g->prompt[g->n_prompt - 1];
-        struct eng_slice s = {.tokens = before, .n_tok = 1, .pos = g->n_prompt + i - 1, .kv = kv};
+        struct eng_slice s = {.tokens = before,
+                              .n_tok = 1,
+                              .pos = g->n_prompt + i - 1,
+                              .kv = kv,
+                              .state = golden_state(e, kv)};
         ok = !eng_step(e, &s, 1, &err);
         const cJSON *pair;
         cJSON_ArrayForEach(pair, cJSON_GetArrayItem(g->top5, (int)i))

@@ -15,9 +15,17 @@ static const float *hidden_of(struct eng *e, void *kv, const int32_t *tokens, ui
                               bool beside, void *kv_beside)
 {
     static const int32_t other[] = {1, 300, 7, 9, 11};
-    struct eng_slice s[2] = {
-        {.tokens = other, .n_tok = 5, .kv = kv_beside, .want_hidden = true, .out_from = 3},
-        {.tokens = tokens, .n_tok = n_tok, .kv = kv, .want_hidden = true}};
+    struct eng_slice s[2] = {{.tokens = other,
+                              .n_tok = 5,
+                              .kv = kv_beside,
+                              .state = golden_state(e, kv_beside),
+                              .want_hidden = true,
+                              .out_from = 3},
+                             {.tokens = tokens,
+                              .n_tok = n_tok,
+                              .kv = kv,
+                              .state = golden_state(e, kv),
+                              .want_hidden = true}};
     struct err err;
     if (eng_step(e, beside ? s : s + 1, beside ? 2 : 1, &err)) {
         fprintf(stderr, "step: %s\n", err.msg);
@@ -114,9 +122,14 @@ static bool refuses(struct eng *e)
 {
     int32_t tokens[] = {1, 2};
     void *kv = golden_kv(e);
-    struct eng_slice logits = {.tokens = tokens, .n_tok = 2, .kv = kv};
-    struct eng_slice later = {
-        .tokens = tokens, .n_tok = 2, .pos = 2, .kv = kv, .want_hidden = true};
+    struct eng_slice logits = {
+        .tokens = tokens, .n_tok = 2, .kv = kv, .state = golden_state(e, kv)};
+    struct eng_slice later = {.tokens = tokens,
+                              .n_tok = 2,
+                              .pos = 2,
+                              .kv = kv,
+                              .state = golden_state(e, kv),
+                              .want_hidden = true};
     struct err err;
     bool ok = !e->info.encoder || (eng_step(e, &logits, 1, &err) == ERR_INVALID &&
                                    eng_step(e, &later, 1, &err) == ERR_INVALID);
