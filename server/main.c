@@ -10,17 +10,6 @@ struct command {
     const char *summary;
 };
 
-/* A command that was not linked in has a null address and is left out of the list. */
-#pragma weak cmd_serve
-#pragma weak cmd_eval
-#pragma weak cmd_bench
-#pragma weak cmd_perplexity
-#pragma weak cmd_tokenize
-#pragma weak cmd_template
-#pragma weak cmd_inspect
-#pragma weak cmd_quantize
-#pragma weak cmd_synth
-
 static const struct command commands[] = {
     {"serve", cmd_serve, "answer OpenAI requests over HTTP"},
     {"eval", cmd_eval, "logits and greedy tokens for given token ids"},
@@ -38,9 +27,7 @@ static void print_usage(FILE *to)
 {
     (void)fprintf(to, "usage: kvasir COMMAND [OPTIONS]\n\ncommands:\n");
     for (size_t i = 0; i < N_COMMAND; i++) {
-        if (commands[i].run) {
-            (void)fprintf(to, "  %-11s %s\n", commands[i].name, commands[i].summary);
-        }
+        (void)fprintf(to, "  %-11s %s\n", commands[i].name, commands[i].summary);
     }
     (void)fprintf(to, "\n'kvasir COMMAND --help' tells a command's options; "
                       "'kvasir --version' the version.\n");
@@ -62,7 +49,7 @@ int main(int argc, char **argv)
         return 0;
     }
     for (size_t i = 0; i < N_COMMAND; i++) {
-        if (commands[i].run && strcmp(name, commands[i].name) == 0) {
+        if (strcmp(name, commands[i].name) == 0) {
             return commands[i].run(argc - 1, argv + 1);
         }
     }
