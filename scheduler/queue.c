@@ -1,11 +1,16 @@
 #include "scheduler/loop.h"
 
+#include "base/units.h"
+
 #include <assert.h>
+#include <stdlib.h>
 
 /* A sequence whose reader has had no room for so long gives way to others that want in. */
 #define PARK_US 1000000
 
 #define WAIT_MAX_DEFAULT_US 10000000
+
+#define STATE_ALIGN ((size_t)64)
 
 /* Keeps a list in order of serial: joiners are mostly the youngest. */
 static void insert_in_order(struct sch_link *head, struct sch_seq *q)
@@ -196,6 +201,14 @@ static enum err_code take_memory(struct sch *s, struct sch_seq *q, struct err *e
     uint64_t n_chunk = (sch_seq_n_tok(q) - 1) / kv.chunk_tok + 1;
     if (s->n_running && kv.n_frame_free + kv.n_frame_cached < n_chunk + s->n_running) {
         return err_set(e, ERR_FULL, "%u tokens find no KV memory now", sch_seq_n_tok(q));
+    }
+    size_t state_bytes = s->o.eng->info.state_bytes;
+    if (state_bytes && !q->state) {
+        q->state = aligned_alloc(STATE_ALIGN, units_align(state_bytes, STATE_ALIGN));
+        if (!q->state) {
+            return err_set(e, ERR_FULL, "no memory now for %zu bytes of recurrent state",
+                           state_bytes);
+        }
     }
     struct kv_seq *k = NULL;
     enum err_code code = kv_seq_open(s->o.kv, &k, e);

@@ -130,6 +130,7 @@ void sch_seq_destroy(struct sch_seq *q)
         free(q->forbid);
         free(q->stop_id);
         free(q->tenant);
+        free(q->state);
         sample_state_destroy(q->counts);
         sch_text_finish(&q->text);
         free(q);

@@ -20,6 +20,8 @@ struct sch_seq {
     enum sch_phase phase;
     struct sch_stream *st;
     struct kv_seq *kv; /* while running */
+    void
+        *state; /* [state_bytes] recurrent state, from the first run on; NULL: the model has none */
 
     int32_t *tokens; /* [n_prompt + n_gen_max] */
     uint32_t n_prompt;

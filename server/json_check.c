@@ -241,7 +241,8 @@ static int compare_keys(const void *a, const void *b, void *bytes)
     const struct key *x = a;
     const struct key *y = b;
     size_t n = x->n < y->n ? x->n : y->n;
-    int order = memcmp((const char *)bytes + x->offset, (const char *)bytes + y->offset, n);
+    /* Two empty keys may stand alone, and then there are no bytes at all. */
+    int order = n ? memcmp((const char *)bytes + x->offset, (const char *)bytes + y->offset, n) : 0;
     return order ? order : (x->n > y->n) - (x->n < y->n);
 }
 
