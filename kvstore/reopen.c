@@ -143,7 +143,9 @@ enum err_code kv_spill_open(struct kv_store *s, struct err *e)
     if (code) {
         goto out;
     }
-    qsort(c.list, c.n, sizeof *c.list, found_compare);
+    if (c.n) {
+        qsort(c.list, c.n, sizeof *c.list, found_compare);
+    }
     uint32_t n_entered = 0;
     for (size_t i = 0; i < c.n; i++) {
         if (found_enter(s, &c.list[i], c.tokens + c.list[i].tokens_at)) {

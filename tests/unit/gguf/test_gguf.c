@@ -131,7 +131,7 @@ static void put_file(const char *name, const struct buf *b, char path[128])
     (void)snprintf(path, 128, "%s/%s", dir, name);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
-    assert_int_equal(fwrite(b->data, 1, b->len, f), b->len);
+    assert_int_equal(fwrite(buf_str(b), 1, b->len, f), b->len);
     assert_int_equal(fclose(f), 0);
 }
 
