@@ -94,9 +94,9 @@ static void release(void)
  * 13.6 when it is told a little ahead, two tiles. */
 #define AHEAD_TILES 2
 
-static inline void prefetch_tile(const uint8_t *p)
+static inline void prefetch_tile(bool ask, const uint8_t *p)
 {
-    for (uint32_t i = 0; i < TILE_BYTES; i += 64) {
+    for (uint32_t i = 0; ask && i < TILE_BYTES; i += 64) {
         _mm_prefetch((const char *)p + i, _MM_HINT_T1);
     }
 }
@@ -108,8 +108,8 @@ static inline void prefetch_tile(const uint8_t *p)
         _tile_zero(tile);                                                                          \
         for (uint32_t i = 0; i < n_k; i++) {                                                       \
             const uint32_t ahead = i + AHEAD_TILES;                                                \
-            prefetch_tile(ahead < n_k ? k + (size_t)ahead * TILE_BYTES                             \
-                                      : next + (size_t)(ahead - n_k) * TILE_BYTES);                \
+            prefetch_tile(ask, ahead < n_k ? k + (size_t)ahead * TILE_BYTES                        \
+                                           : next + (size_t)(ahead - n_k) * TILE_BYTES);           \
             _tile_loadd(4, q + (size_t)i * 64, q_stride);                                          \
             _tile_stream_loadd(6, k + (size_t)i * TILE_BYTES, 64);                                 \
             _tile_dpbf16ps(tile, 4, 6);                                                            \
@@ -117,7 +117,7 @@ static inline void prefetch_tile(const uint8_t *p)
         _tile_stored(tile, s, FEW_S * sizeof *s);                                                  \
     } while (0)
 
-static inline void qk_few(const struct att_part *a, uint32_t group, uint32_t end, float *s)
+INLINE void qk_few(const struct att_part *a, bool ask, uint32_t group, uint32_t end, float *s)
 {
     const uint32_t n_k = a->layer->k_pad / 32;
     const size_t q_stride = (size_t)a->layer->k_pad * 2;
@@ -178,9 +178,9 @@ static void rescale_values(const struct att_part *a, uint32_t rows, const float 
 
 /* Values of up to 16 rows in n_tile (1…4) column tiles from `tile`, over all sub-blocks in the
  * order values lie in memory. risen: the rows to be rescaled before each. */
-static inline void pv_few(const struct att_part *a, const struct scratch *x,
-                          const struct sub_block *sub, uint32_t n_sub, const uint32_t *risen,
-                          uint32_t tile, uint32_t n_tile)
+INLINE void pv_few(const struct att_part *a, const struct scratch *x, bool ask,
+                   const struct sub_block *sub, uint32_t n_sub, const uint32_t *risen,
+                   uint32_t tile, uint32_t n_tile)
 {
     const size_t o_stride = (size_t)a->layer->v_tiles * 64;
     float *o = a->o + (size_t)tile * 16;
@@ -200,8 +200,9 @@ static inline void pv_few(const struct att_part *a, const struct scratch *x,
 #define LOAD_O(t)  _tile_loadd(t, o + (t)*16, o_stride)
 #define STORE_O(t) _tile_stored(t, o + (t)*16, o_stride)
 #define ADD_V(t)                                                                                   \
-    prefetch_tile((t) + AHEAD_TILES < n_tile ? v + ((t) + AHEAD_TILES) * TILE_BYTES                \
-                                             : next + ((t) + AHEAD_TILES - n_tile) * TILE_BYTES);  \
+    prefetch_tile(ask, (t) + AHEAD_TILES < n_tile                                                  \
+                           ? v + ((t) + AHEAD_TILES) * TILE_BYTES                                  \
+                           : next + ((t) + AHEAD_TILES - n_tile) * TILE_BYTES);                    \
     _tile_stream_loadd(6, v + (t)*TILE_BYTES, 64);                                                 \
     _tile_dpbf16ps(t, 4, 6)
     const uint32_t g_end = (sub[n_sub - 1].t0 + sub[n_sub - 1].to) / ATT_V_GROUP;
@@ -489,6 +490,7 @@ INLINE void part_many(const struct att_part *a, struct scratch *x, enum eng_kv_t
  * operations on each row. */
 INLINE void part_few(const struct att_part *a, struct scratch *x, enum eng_kv_type type)
 {
+    const bool ask = type != ENG_KV_INT8; /* staged tiles are at hand */
     const uint32_t v_tiles = a->layer->v_tiles;
     struct sub_block sub[N_SUB_MAX];
     uint32_t risen[N_SUB_MAX];
@@ -500,7 +502,7 @@ INLINE void part_few(const struct att_part *a, struct scratch *x, enum eng_kv_ty
         b->s_stride = FEW_S;
         b->p = x->p + t0;
         b->p_stride = FEW_P;
-        qk_few(a, (t0 + b->from) / ATT_K_GROUP, (t0 + b->to) / ATT_K_GROUP, b->s + b->from);
+        qk_few(a, ask, (t0 + b->from) / ATT_K_GROUP, (t0 + b->to) / ATT_K_GROUP, b->s + b->from);
     }
     memory_barrier();
     for (uint32_t i = 0; i < n_sub; i++) {
@@ -508,7 +510,7 @@ INLINE void part_few(const struct att_part *a, struct scratch *x, enum eng_kv_ty
     }
     memory_barrier();
     for (uint32_t tile = 0; tile < v_tiles; tile += 4) {
-        pv_few(a, x, sub, n_sub, risen, tile, v_tiles - tile < 4 ? v_tiles - tile : 4);
+        pv_few(a, x, ask, sub, n_sub, risen, tile, v_tiles - tile < 4 ? v_tiles - tile : 4);
     }
     memory_barrier();
 }
@@ -570,11 +572,13 @@ static struct bf16_table make_table(void)
     };
 }
 
-/* Rows of 16 lanes × 4 int8 become twice as many of 16 lanes × 2 bf16. */
-static void expand(const struct bf16_table *table, const uint8_t *src, uint8_t *dst, uint32_t n_row)
+/* Rows of 16 lanes × 4 int8 become twice as many of 16 lanes × 2 bf16. next: rows to ask for. */
+static void expand(const struct bf16_table *table, const uint8_t *src, const uint8_t *next,
+                   uint8_t *dst, uint32_t n_row)
 {
     const __m512i sign = _mm512_set1_epi8((char)0x80);
     for (uint32_t i = 0; i < n_row; i++, src += 64, dst += 128) {
+        _mm_prefetch((const char *)next + (size_t)i * 64, _MM_HINT_T1);
         __m512i x = _mm512_loadu_si512(src);
         __m512i abs = _mm512_abs_epi8(x);
         __m512i low = _mm512_permutex2var_epi8(table->low[0], abs, table->low[1]);
@@ -596,14 +600,17 @@ static void stage_int8(struct att_part *a, uint32_t lo, uint32_t hi)
     struct scratch *x = a->scratch;
     uint8_t *k = x->staged;
     uint8_t *v = x->staged + (size_t)ATT_SPLIT_TOK * a->layer->k_pad * 2;
-    for (uint32_t g = lo / ATT_V_GROUP; g < (hi + ATT_V_GROUP - 1) / ATT_V_GROUP; g++) {
-        for (uint32_t i = 2 * g; i < 2 * g + 2; i++) {
-            uint8_t *to = k + (size_t)i * k_rows * 128;
-            expand(&table, a->k[i], to, k_rows);
-            a->k[i] = to;
-        }
+    const uint32_t first = lo / ATT_V_GROUP;
+    const uint32_t end = (hi + ATT_V_GROUP - 1) / ATT_V_GROUP;
+    for (uint32_t i = 2 * first; i < 2 * end; i++) {
+        uint8_t *to = k + (size_t)i * k_rows * 128;
+        const uint8_t *next = i + 2 < 2 * end ? a->k[i + 2] : a->k[i];
+        expand(&table, a->k[i], next, to, k_rows);
+        a->k[i] = to;
+    }
+    for (uint32_t g = first; g < end; g++) {
         uint8_t *to = v + (size_t)g * v_rows * 128;
-        expand(&table, a->v[g], to, v_rows);
+        expand(&table, a->v[g], g + 1 < end ? a->v[g + 1] : a->v[g], to, v_rows);
         a->v[g] = to;
     }
 }

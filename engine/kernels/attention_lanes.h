@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK_ROWS = 6 };
+enum { BLOCK_ROWS = 6, FEW_ROWS = 12 };
 
 /* Values per lane. */
 INLINE uint32_t per_lane(enum eng_kv_type type)
@@ -38,6 +38,11 @@ INLINE void qk_block(const struct att_part *a, enum eng_kv_type type, uint32_t r
     const uint32_t n_lane = per_lane(type);
     const uint32_t k_rows = a->layer->k_rows;
     const float *q = (const float *)a->q + (size_t)row * a->layer->k_pad;
+    /* few rows wait for memory: the first ask for the next groups */
+    const void *const *ahead = NULL;
+    if (row == 0 && a->n_row <= FEW_ROWS && (group + 2 * n_group) * ATT_K_GROUP <= a->hi_max) {
+        ahead = &a->k[group + n_group];
+    }
     v16 acc[BLOCK_ROWS][ATT_QK_GROUPS];
     for (uint32_t r = 0; r < n_row; r++) {
         for (uint32_t g = 0; g < n_group; g++) {
@@ -47,6 +52,9 @@ INLINE void qk_block(const struct att_part *a, enum eng_kv_type type, uint32_t r
     for (uint32_t i = 0; i < k_rows; i++) {
         v16 k[ATT_QK_GROUPS][4];
         for (uint32_t g = 0; g < n_group; g++) {
+            if (ahead) {
+                __builtin_prefetch((const uint8_t *)ahead[g] + (size_t)i * ATT_ROW_BYTES, 0, 2);
+            }
             load_row((const uint8_t *)a->k[group + g] + (size_t)i * ATT_ROW_BYTES, type, k[g]);
         }
         for (uint32_t j = 0; j < n_lane; j++) {
@@ -81,10 +89,17 @@ INLINE void pv_block(const struct att_part *a, enum eng_kv_type type, uint32_t r
     }
     for (uint32_t g = group; g < group_end; g++) {
         const uint8_t *v = (const uint8_t *)a->v[g] + (size_t)tile * rows * ATT_ROW_BYTES;
+        const bool ahead = row == 0 && a->n_row <= FEW_ROWS && g + 1 < group_end;
+        const uint8_t *next =
+            ahead ? (const uint8_t *)a->v[g + 1] + (size_t)tile * rows * ATT_ROW_BYTES : v;
         for (uint32_t i = 0; i < rows; i++) {
             v16 x[ATT_PV_TILES][4];
             for (uint32_t c = 0; c < n_tile; c++) {
-                load_row(v + (size_t)(c * rows + i) * ATT_ROW_BYTES, type, x[c]);
+                const size_t at = (size_t)(c * rows + i) * ATT_ROW_BYTES;
+                if (ahead) {
+                    __builtin_prefetch(next + at, 0, 2);
+                }
+                load_row(v + at, type, x[c]);
             }
             for (uint32_t j = 0; j < n_lane; j++) {
                 for (uint32_t r = 0; r < n_row; r++) {
@@ -106,22 +121,17 @@ INLINE void pv_block(const struct att_part *a, enum eng_kv_type type, uint32_t r
     }
 }
 
-/* Calls BLOCK(row, n_row) over the rows with constant n_row. */
+/* Calls BLOCK(row, n_row) with a constant n_row of at most 6 over the rows, in even shares. */
 #define FOR_ROWS(n_rows, BLOCK)                                                                    \
-    for (uint32_t row = 0; row < (n_rows);) {                                                      \
-        uint32_t left = (n_rows)-row;                                                              \
-        if (left >= 6) {                                                                           \
-            BLOCK(row, 6);                                                                         \
-            row += 6;                                                                              \
-        } else if (left >= 4) {                                                                    \
-            BLOCK(row, 4);                                                                         \
-            row += 4;                                                                              \
-        } else if (left >= 2) {                                                                    \
-            BLOCK(row, 2);                                                                         \
-            row += 2;                                                                              \
-        } else {                                                                                   \
-            BLOCK(row, 1);                                                                         \
-            row += 1;                                                                              \
+    for (uint32_t row = 0, n_share = ((n_rows) + 5) / 6, n; n_share; n_share--, row += n) {        \
+        n = ((n_rows)-row + n_share - 1) / n_share;                                                \
+        switch (n) {                                                                               \
+        case 6: BLOCK(row, 6); break;                                                              \
+        case 5: BLOCK(row, 5); break;                                                              \
+        case 4: BLOCK(row, 4); break;                                                              \
+        case 3: BLOCK(row, 3); break;                                                              \
+        case 2: BLOCK(row, 2); break;                                                              \
+        default: BLOCK(row, 1); break;                                                             \
         }                                                                                          \
     }
 
