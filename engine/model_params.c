@@ -53,6 +53,18 @@ static void read_layer_sizes(struct meta *k, struct model *m)
     }
 }
 
+/* A rotation that no layer uses turns nothing: no angles are computed for it. */
+static void forget_unused_ropes(struct model *m)
+{
+    for (uint32_t i = 0; i < m->n_rope; i++) {
+        bool used = false;
+        for (uint32_t il = 0; il < m->n_layer; il++) {
+            used |= !m->layers[il].ssm && m->layers[il].rope == (int)i;
+        }
+        m->rope_params[i].n_rot = used ? m->rope_params[i].n_rot : 0;
+    }
+}
+
 static void check_layer_sizes(struct meta *k, const struct model *m)
 {
     for (uint32_t i = 0; i < m->n_layer; i++) {
@@ -318,6 +330,7 @@ enum err_code model_read_params(const struct gguf *f, uint32_t n_ctx, struct mod
         m->norm_eps = (float)meta_f64(&k, "attention.layer_norm_rms_epsilon", 0, 1);
     }
     if (!k.code) {
+        forget_unused_ropes(m);
         check_layer_sizes(&k, m);
         check_experts(&k, m);
         lay_states(&k, m);
