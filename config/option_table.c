@@ -30,7 +30,7 @@ const struct cfg_option cfg_options[] = {
     {STRING("model", model), .unit = "FILE", .group = "Model",
      .help = "GGUF file to serve"},
     {STRING("alias", alias), .unit = "NAME",
-     .help = "name of the model in requests and answers; else its own"},
+     .help = "name of the model in requests and answers; else its file's"},
     {STRING("chat-template", chat_template), .unit = "FILE",
      .help = "chat template to use instead of the model's own"},
     {NUMBER("ctx", ctx_tok, 8, 16777216), .deflt = "auto", .auto_word = "auto", .unit = "TOKENS",

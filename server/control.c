@@ -1,5 +1,7 @@
 #include "server/control.h"
 
+#include "server/model.h"
+
 #include "server/srv.h"
 
 #include <inttypes.h>
@@ -77,7 +79,7 @@ static bool put_one_model(struct srv *s, const char *encoded, struct buf *out, s
 {
     struct buf id = {0};
     percent_decode(encoded, &id);
-    bool found = id.len == strlen(s->model_name) && memcmp(id.data, s->model_name, id.len) == 0;
+    bool found = srv_model_is(s, buf_str(&id), id.len);
     if (found) {
         put_model(s, out);
     } else {

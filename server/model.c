@@ -119,13 +119,45 @@ static void print_summary(const struct srv *s, uint64_t load_us)
     }
 }
 
+static const char *file_name(const struct srv *s)
+{
+    const char *path = s->cfg->model ? s->cfg->model : "";
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* The file's name without ".gguf"; an engine that came without a file has a name of its own. */
+static char *name_of(const struct srv *s)
+{
+    const char *file = file_name(s);
+    size_t n = strlen(file);
+    static const char suffix[] = ".gguf";
+    if (s->cfg->alias || !n) {
+        return strdup(s->cfg->alias ? s->cfg->alias : s->eng->info.name);
+    }
+    size_t n_suffix = sizeof suffix - 1;
+    bool has_suffix = n > n_suffix && strcmp(file + n - n_suffix, suffix) == 0;
+    return strndup(file, has_suffix ? n - n_suffix : n);
+}
+
+static bool same(const char *a, const char *name, size_t n)
+{
+    return strlen(a) == n && memcmp(a, name, n) == 0;
+}
+
+bool srv_model_is(const struct srv *s, const char *name, size_t n)
+{
+    return same(s->model_name, name, n) || (n && same(file_name(s), name, n)) ||
+           same(s->eng->info.name, name, n);
+}
+
 enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e)
 {
     uint64_t begin_us = clock_mono_us();
     uint64_t free_before = host_free_bytes();
     enum err_code code = open(s->cfg, &s->eng, e);
     if (code == ERR_OK) {
-        s->model_name = strdup(s->cfg->alias ? s->cfg->alias : s->eng->info.name);
+        s->model_name = name_of(s);
         code = s->model_name ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a name");
     }
     if (code == ERR_OK) {

@@ -8,6 +8,9 @@
 /* Makes the engine with `open`, sizes the KV memory, starts the scheduler and fills s. Prints what
  * came of it. On failure nothing is left behind. */
 enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e);
+/* Whether a request's `model` means the one that is served: its name here (the alias, else the
+ * file's name without ".gguf"), the file's name, or the name the file gives itself. Ready only. */
+bool srv_model_is(const struct srv *s, const char *name, size_t n);
 /* Running answers get drain_s to end. After it every stream has its END. */
 void srv_model_drain(struct srv *s);
 /* When all streams were released. */

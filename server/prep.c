@@ -1,5 +1,7 @@
 #include "server/prep.h"
 
+#include "server/model.h"
+
 #include "base/mpsc.h"
 #include "server/answer.h"
 #include "server/chat_values.h"
@@ -178,7 +180,7 @@ static bool make_prompts(struct srv *s, const struct srv_request *r,
 
 static bool model_is_served(const struct srv *s, const char *name, struct srv_fail *f)
 {
-    if (name && strcmp(name, s->model_name) != 0) {
+    if (name && !srv_model_is(s, name, strlen(name))) {
         return srv_fail(f, 404, "model_not_found", "model",
                         "the model '%.100s' does not exist; this server has '%.100s'", name,
                         s->model_name);
