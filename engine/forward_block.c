@@ -74,7 +74,9 @@ static void finish_qkv_row(const struct fwd *f, const void *arg, uint32_t row)
 
 static void move_row(float *rows, uint32_t to, uint32_t from, size_t n)
 {
-    memmove(rows + to * n, rows + from * n, n * sizeof *rows);
+    if (n) { /* what a model does not have has no memory */
+        memmove(rows + to * n, rows + from * n, n * sizeof *rows);
+    }
 }
 
 void fwd_drop_rows(struct fwd *f, float *rows, size_t n)
