@@ -46,11 +46,6 @@ void tmpl_arena_destroy(struct tmpl_arena *a)
     free(a);
 }
 
-size_t tmpl_arena_used(const struct tmpl_arena *a)
-{
-    return a->n_byte;
-}
-
 void *tmpl_alloc(struct tmpl_arena *a, size_t n)
 {
     if (n > a->n_byte_max || a->n_byte > a->n_byte_max - n) {
@@ -405,17 +400,6 @@ struct tmpl_value *tmpl_map_find_str(const struct tmpl_value *map, const char *k
 {
     struct tmpl_value k = {.kind = TMPL_STRING, .u.str = {.s = key, .n = n_key}};
     return tmpl_map_find(map, &k);
-}
-
-struct tmpl_value *tmpl_map_take(struct tmpl_value *map, const struct tmpl_value *key)
-{
-    struct tmpl_entry *entry = map_entry(&map->u.map, key, key_hash(key));
-    if (!entry) {
-        return NULL;
-    }
-    entry->key = NULL; /* its index cell stays, and is passed over */
-    map->u.map.n_live--;
-    return entry->value;
 }
 
 enum tmpl_kind tmpl_kind_of(const struct tmpl_value *v)

@@ -73,7 +73,6 @@ struct tmpl_value {
 
 /* n zeroed bytes, 16-aligned, or NULL when the arena is spent. */
 void *tmpl_alloc(struct tmpl_arena *a, size_t n);
-size_t tmpl_arena_used(const struct tmpl_arena *a);
 
 struct tmpl_value *tmpl_undefined(struct tmpl_arena *a, const char *hint);
 /* A string whose bytes are already the arena's (or static). */
@@ -85,8 +84,6 @@ bool tmpl_map_put(struct tmpl_arena *a, struct tmpl_value *map, struct tmpl_valu
                   struct tmpl_value *item);
 struct tmpl_value *tmpl_map_find(const struct tmpl_value *map, const struct tmpl_value *key);
 struct tmpl_value *tmpl_map_find_str(const struct tmpl_value *map, const char *key, size_t n_key);
-/* Takes the entry out and returns its value, or NULL. */
-struct tmpl_value *tmpl_map_take(struct tmpl_value *map, const struct tmpl_value *key);
 
 /* Python's ==, with True == 1 == 1.0; objects by identity. */
 bool tmpl_equal(const struct tmpl_value *a, const struct tmpl_value *b);
