@@ -139,6 +139,10 @@ bool interp_eval_args(struct interp *in, const struct node *node, struct call_ar
         }
         for (size_t i = 0; i < more->u.map.n; i++) {
             const struct tmpl_entry *entry = &more->u.map.entries[i];
+            if (entry->key && entry->key->kind != TMPL_STRING) {
+                (void)interp_fail(in, "keywords must be strings");
+                return false;
+            }
             if (entry->key && !tmpl_map_put(in->a, kw, entry->key, entry->value)) {
                 return interp_spent(in) != NULL;
             }

@@ -255,6 +255,7 @@ static const char *const bad[][2] = {
     {"{{ {}.update({'a': 1}) }}", "unsafe"},
     {"{{ [].append(1) }}", "unsafe"},
     {"{% include 'x' %}", "unknown tag"},
+    {"{% macro f() %}{% endmacro %}{{ f(**{99: 1}) }}", "keywords must be strings"},
     {"{{ 9223372036854775807 + 1 }}", "out of range"},
     {"{{ (((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((((1", "nested"},
     {"{% set x.y = 1 %}", "namespace"},
