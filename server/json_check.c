@@ -246,6 +246,13 @@ static int compare_keys(const void *a, const void *b, void *bytes)
     return order ? order : (x->n > y->n) - (x->n < y->n);
 }
 
+static enum err_code wrong_twice(const struct checker *c, const struct key *key)
+{
+    /* buf_str: a lone empty key left no bytes to point into. */
+    return err_set(c->e, ERR_INVALID, "not valid JSON before byte %zu: key \"%.*s\" is given twice",
+                   c->at, (int)(key->n < 64 ? key->n : 64), buf_str(&c->key_bytes) + key->offset);
+}
+
 /* Sorting finds duplicates in n log n whatever the keys are; hashing would let a client choose
  * colliding ones. */
 static enum err_code close_container(struct checker *c)
@@ -258,10 +265,7 @@ static enum err_code close_container(struct checker *c)
         qsort_r(keys, n, sizeof *keys, compare_keys, c->key_bytes.data);
         for (size_t i = 1; i < n; i++) {
             if (compare_keys(&keys[i - 1], &keys[i], c->key_bytes.data) == 0) {
-                return err_set(c->e, ERR_INVALID,
-                               "not valid JSON before byte %zu: key \"%.*s\" is given twice", c->at,
-                               (int)(keys[i].n < 64 ? keys[i].n : 64),
-                               c->key_bytes.data + keys[i].offset);
+                return wrong_twice(c, &keys[i]);
             }
         }
     }

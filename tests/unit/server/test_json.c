@@ -250,6 +250,7 @@ static void test_messages(void **state)
     check_message("{\"a\":01}", "byte 5: number with a leading zero");
     check_message("{\"a\":1} x", "byte 8: more text");
     check_message("{\"abc\":1,\"abc\":2}", "key \"abc\" is given twice");
+    check_message("{\"\":5,\"\":0}", "key \"\" is given twice"); /* and no bytes of any key */
     check_message("{\"a\":\"\\ud800\"}", "byte 6: lone high surrogate");
     check_message("[1,2", "byte 4: expected ',' or ']'");
 }
