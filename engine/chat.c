@@ -1,10 +1,10 @@
 #include "engine/chat.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "engine/template/builtin.h"
 #include "engine/template/template.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,38 +24,13 @@ static bool vocab_has(void *arg, const char *text)
     return vocab_find(arg, text, strlen(text)) != ENG_TOKEN_NONE;
 }
 
-static enum err_code read_file(const char *path, struct buf *out, struct err *e)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        return err_errno(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, errno,
-                         "cannot open chat template %s", path);
-    }
-    enum err_code code = ERR_OK;
-    char *at = buf_reserve(out, TEMPLATE_BYTES_MAX + 1);
-    size_t n = at ? fread(at, 1, TEMPLATE_BYTES_MAX + 1, f) : 0;
-    if (!at) {
-        code = err_set(e, ERR_NOMEM, "out of memory for chat template %s", path);
-    } else if (ferror(f)) {
-        code = err_errno(e, ERR_IO, errno, "cannot read chat template %s", path);
-    } else if (n > TEMPLATE_BYTES_MAX) {
-        code = err_set(e, ERR_LIMIT, "chat template %s is longer than %zu bytes", path,
-                       TEMPLATE_BYTES_MAX);
-    } else {
-        out->len += n;
-        at[n] = 0;
-    }
-    (void)fclose(f);
-    return code;
-}
-
 /* The template's text: of the file given, else the model's; empty when there is none. */
 static enum err_code template_text(const struct gguf *f, const char *path, struct buf *out,
                                    struct err *e)
 {
     struct gguf_str s;
     if (path) {
-        return read_file(path, out, e);
+        return file_read(path, "chat template", TEMPLATE_BYTES_MAX, out, e);
     }
     if (gguf_get_str(f, "tokenizer.chat_template", &s)) {
         buf_append(out, s.s, s.n < TEMPLATE_BYTES_MAX ? s.n : TEMPLATE_BYTES_MAX);

@@ -1,5 +1,6 @@
 /* kvasir eval: logits and greedy tokens for given ids, for tests and comparisons. */
 #include "base/buf.h"
+#include "base/file.h"
 #include "server/commands.h"
 #include "server/model_run.h"
 
@@ -72,7 +73,7 @@ static enum err_code read_ids(struct eval *v, struct err *e)
         return run_parse_ids(v->tokens, strlen(v->tokens), &v->ids, e);
     }
     struct buf text = {0};
-    enum err_code code = run_read_file(v->tokens_file, &text, e);
+    enum err_code code = file_read(v->tokens_file, "", RUN_FILE_BYTES_MAX, &text, e);
     if (!code) {
         code = run_parse_ids(buf_str(&text), text.len, &v->ids, e);
     }

@@ -1,6 +1,7 @@
 /* kvasir perplexity: how well a model predicts a text, and how far its predictions are from those
  * of another (the full-precision model, as a rule). */
 #include "base/buf.h"
+#include "base/file.h"
 #include "server/commands.h"
 #include "server/model_run.h"
 
@@ -88,7 +89,8 @@ static enum err_code parse_args(int argc, char **argv, struct perplexity *p, boo
 static enum err_code read_ids(struct perplexity *p, const struct eng *g, struct err *e)
 {
     struct buf text = {0};
-    enum err_code code = run_read_file(p->file ? p->file : p->tokens_file, &text, e);
+    enum err_code code =
+        file_read(p->file ? p->file : p->tokens_file, "", RUN_FILE_BYTES_MAX, &text, e);
     if (!code && p->file) {
         code = eng_tokenize(g, buf_str(&text), text.len, 0, &p->ids, e);
     } else if (!code) {

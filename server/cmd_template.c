@@ -3,6 +3,7 @@
 #include "server/commands.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "engine/gguf.h"
 #include "engine/template/template.h"
 #include "server/json_check.h"
@@ -86,33 +87,10 @@ static int parse(int argc, char **argv, struct arguments *a)
     return a->context_path ? 0 : wrong_usage("--context FILE is missing");
 }
 
-static enum err_code read_file(const char *path, struct buf *out, struct err *e)
-{
-    FILE *f = fopen(path, "rbe");
-    if (!f) {
-        return err_errno(e, ERR_IO, errno, "cannot open %s", path);
-    }
-    char chunk[16384];
-    size_t n = 0;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0 && out->len <= FILE_BYTES_MAX) {
-        buf_append(out, chunk, n);
-    }
-    enum err_code rc = ERR_OK;
-    if (ferror(f)) {
-        rc = err_errno(e, ERR_IO, errno, "cannot read %s", path);
-    } else if (out->len > FILE_BYTES_MAX) {
-        rc = err_set(e, ERR_LIMIT, "%s is longer than %zu MiB", path, FILE_BYTES_MAX >> 20);
-    } else if (!buf_ok(out)) {
-        rc = err_set(e, ERR_NOMEM, "out of memory for %s", path);
-    }
-    (void)fclose(f);
-    return rc;
-}
-
 static enum err_code template_text(const struct arguments *a, struct buf *out, struct err *e)
 {
     if (a->template_path) {
-        return read_file(a->template_path, out, e);
+        return file_read(a->template_path, "", FILE_BYTES_MAX, out, e);
     }
     struct gguf *f = NULL;
     struct gguf_str s;
@@ -132,7 +110,7 @@ static enum err_code read_context(const char *path, struct tmpl_arena *arena,
     struct buf text = {0};
     struct err why;
     cJSON *json = NULL;
-    enum err_code rc = read_file(path, &text, e);
+    enum err_code rc = file_read(path, "", FILE_BYTES_MAX, &text, e);
     if (!rc && srv_json_check(buf_str(&text), text.len, &why)) {
         rc = err_set(e, ERR_INVALID, "%.60s: %.160s", path, why.msg);
     }

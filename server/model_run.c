@@ -10,11 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CTX_MAX        (1u << 27)
-#define THREAD_MAX     1024
-#define FILE_BYTES_MAX ((size_t)256 << 20)
-#define STATE_ALIGN    ((size_t)64)
-#define READ_STEP      ((size_t)1 << 20)
+#define CTX_MAX     (1u << 27)
+#define THREAD_MAX  1024
+#define STATE_ALIGN ((size_t)64)
 
 enum err_code run_number(const char *option, const char *text, uint32_t lo, uint32_t hi,
                          uint32_t *ret_v, struct err *e)
@@ -53,33 +51,6 @@ enum err_code run_option(struct run_options *o, int letter, const char *value, s
     case 'j': o->json = true; return ERR_OK;
     default: return err_set(e, ERR_NOT_FOUND, "unknown option");
     }
-}
-
-enum err_code run_read_file(const char *path, struct buf *out, struct err *e)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) {
-        return err_errno(e, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, errno, "cannot open %s",
-                         path);
-    }
-    enum err_code code = ERR_OK;
-    for (;;) {
-        char *at = buf_reserve(out, READ_STEP);
-        if (!at || out->len > FILE_BYTES_MAX) {
-            code = err_set(e, ERR_LIMIT, "%s is longer than %zu bytes", path, FILE_BYTES_MAX);
-            break;
-        }
-        size_t n = fread(at, 1, READ_STEP, f);
-        out->len += n;
-        if (n < READ_STEP) {
-            break;
-        }
-    }
-    if (!code && ferror(f)) {
-        code = err_errno(e, ERR_IO, errno, "cannot read %s", path);
-    }
-    (void)fclose(f);
-    return code;
 }
 
 enum err_code run_parse_ids(const char *text, size_t n_byte, struct eng_ids *out, struct err *e)

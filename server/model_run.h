@@ -47,7 +47,8 @@ enum err_code run_number(const char *option, const char *text, uint32_t lo, uint
 
 /* Ids from "1,2,3", "1 2 3" or "[1, 2, 3]". */
 enum err_code run_parse_ids(const char *text, size_t n_byte, struct eng_ids *out, struct err *e);
-enum err_code run_read_file(const char *path, struct buf *out, struct err *e);
+/* Texts and token lists a command reads whole. */
+#define RUN_FILE_BYTES_MAX ((size_t)256 << 20)
 
 struct model_run {
     struct eng *g;

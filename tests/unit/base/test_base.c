@@ -1,5 +1,6 @@
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/host.h"
 #include "base/mpsc.h"
 #include "base/rng.h"
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -170,6 +172,32 @@ static void test_host_and_rng(void **state)
     assert_true(rng_mix(1, 2) == rng_mix(1, 2));
 }
 
+static void test_file_read(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/kvasir-test-file-XXXXXX";
+    int fd = mkstemp(path);
+    char block[4096];
+    memset(block, 'x', sizeof block);
+    assert_true(fd >= 0);
+    for (int i = 0; i < 33; i++) { /* more than one step of the reader */
+        assert_int_equal(write(fd, block, sizeof block), sizeof block);
+    }
+    (void)close(fd);
+    struct buf b = {0};
+    struct err e;
+    assert_int_equal(file_read(path, "", 33 * sizeof block, &b, &e), ERR_OK);
+    assert_int_equal(b.len, 33 * sizeof block);
+    assert_int_equal(strlen(b.data), b.len);
+    buf_clear(&b);
+    assert_int_equal(file_read(path, "text", 33 * sizeof block - 1, &b, &e), ERR_LIMIT);
+    assert_non_null(strstr(e.msg, "text /tmp/kvasir-test-file-"));
+    assert_int_equal(file_read("/tmp", "", 1, &b, &e), ERR_IO);
+    (void)unlink(path);
+    assert_int_equal(file_read(path, "text", 1, &b, &e), ERR_NOT_FOUND);
+    buf_free(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,6 +208,7 @@ int main(void)
         cmocka_unit_test(test_units),
         cmocka_unit_test(test_mpsc),
         cmocka_unit_test(test_host_and_rng),
+        cmocka_unit_test(test_file_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
