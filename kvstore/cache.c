@@ -65,8 +65,7 @@ void kv_path_push(struct kv_seq *q, uint32_t node)
     kv_node_update(s, node);
 }
 
-/* Takes back q's plans from chunk_idx on. */
-static void plans_drop(struct kv_seq *q, uint32_t chunk_idx)
+void kv_plans_drop(struct kv_seq *q, uint32_t chunk_idx)
 {
     while (q->n_plan > chunk_idx && q->n_plan > q->n_path) {
         uint32_t node = q->nodes[--q->n_plan];
@@ -146,18 +145,24 @@ static void visit_redundant(void *arg, uint32_t node, uint32_t n_common)
     struct redundant *r = arg;
     const struct kv_node *n = node_at(r->store, node);
     if (n->state == KV_NODE_SEALED && n->n_tok == n_common && n_common < r->n_tok &&
-        n->n_pin == 0 && r->n < N_REDUNDANT_MAX) {
+        r->n < N_REDUNDANT_MAX) {
         r->nodes[r->n++] = node;
     }
 }
 
-/* Drops short chunks that a longer one now says, too. */
-static void drop_redundant(struct kv_store *s, uint32_t parent, const int32_t *tokens,
+/* Drops short chunks that `longer` now says, too; their pins pass to it. */
+static void drop_redundant(struct kv_store *s, uint32_t longer, const int32_t *tokens,
                            uint32_t n_tok)
 {
+    uint32_t parent = node_at(s, longer)->parent;
     struct redundant r = {.store = s, .n_tok = n_tok};
     kv_index_near(&s->index, parent, tokens, n_tok, visit_redundant, &r);
     for (uint32_t i = 0; i < r.n; i++) {
+        const struct kv_node *n = node_at(s, longer);
+        uint32_t kept = node_at(s, r.nodes[i])->kept_until_s;
+        if (kept > n->kept_until_s) {
+            kv_node_set_times(s, longer, kept, n->expires_s);
+        }
         kv_node_drop(s, r.nodes[i]);
     }
 }
@@ -169,15 +174,19 @@ static void seal(struct kv_seq *q)
     const uint32_t n_tok_chunk = s->options.chunk_tok;
     uint32_t c = q->n_path;
     uint32_t parent = parent_of(q, c);
+    if (q->retention.leaves_nothing) {
+        q->is_unlisted = true;
+        return;
+    }
     uint32_t node = kv_index_child(&s->index, parent, q->tail, n_tok_chunk);
     if (c < q->n_plan && q->nodes[c] != node) {
-        plans_drop(q, c); /* the tokens became others than those announced */
+        kv_plans_drop(q, c); /* the tokens became others than those announced */
     }
     if (node == KV_NODE_NONE) {
         node = kv_child_new(s, parent, q->tail, n_tok_chunk);
     }
     if (node == KV_NODE_NONE) {
-        plans_drop(q, c);
+        kv_plans_drop(q, c);
         q->is_unlisted = true;
         return;
     }
@@ -189,12 +198,13 @@ static void seal(struct kv_seq *q)
         kv_index_seal(&s->index, node);
     }
     kv_path_push(q, node);
+    kv_retain_path(q);
     if (n->frame == KV_FRAME_NONE) {
         n->job_read = KV_JOB_NONE; /* what is being read comes too late */
         kv_node_set_frame(s, node, q->range.frames[c]);
         kv_spill_want(s, node);
     } /* else q keeps a second copy to itself, until it closes */
-    drop_redundant(s, parent, q->tail, n_tok_chunk);
+    drop_redundant(s, node, q->tail, n_tok_chunk);
 }
 
 void kv_seq_commit(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok)
@@ -238,6 +248,7 @@ static void path_release(struct kv_seq *q, uint32_t n_path)
         kv_node_collect(s, node);
     }
     q->n_plan = q->n_path;
+    q->n_retained = q->n_retained < n_path ? q->n_retained : n_path;
 }
 
 void kv_seq_truncate(struct kv_seq *q, uint32_t n_tok)
@@ -248,7 +259,7 @@ void kv_seq_truncate(struct kv_seq *q, uint32_t n_tok)
     if (q->root != KV_NODE_NONE) {
         uint32_t c = n_tok / q->store->options.chunk_tok;
         uint32_t k = n_tok % q->store->options.chunk_tok;
-        plans_drop(q, 0);
+        kv_plans_drop(q, 0);
         if (c < q->n_path) {
             memcpy(q->tail, kv_index_tokens(&q->store->index, q->nodes[c]), k * sizeof *q->tail);
             path_release(q, c);
@@ -290,8 +301,8 @@ static void leave_tail(struct kv_seq *q)
     struct kv_store *s = q->store;
     uint32_t c = q->n_tok / s->options.chunk_tok;
     uint32_t n_tok = q->n_tok % s->options.chunk_tok;
-    if (n_tok == 0 || q->is_unlisted || c != q->n_path || c >= q->range.n_chunk ||
-        c < q->range.n_ro) {
+    if (n_tok == 0 || q->is_unlisted || q->retention.leaves_nothing || c != q->n_path ||
+        c >= q->range.n_chunk || c < q->range.n_ro) {
         return;
     }
     uint32_t parent = parent_of(q, c);
@@ -310,9 +321,10 @@ static void leave_tail(struct kv_seq *q)
     }
     node_at(s, node)->job_read = KV_JOB_NONE;
     kv_node_touch(s, node);
+    kv_retain_node(q, node);
     kv_node_set_frame(s, node, q->range.frames[c]);
     kv_spill_want_tail(s, node);
-    drop_redundant(s, parent, q->tail, n_tok);
+    drop_redundant(s, node, q->tail, n_tok);
 }
 
 void kv_seq_leave_index(struct kv_seq *q)
@@ -321,7 +333,9 @@ void kv_seq_leave_index(struct kv_seq *q)
     if (q->root == KV_NODE_NONE) {
         return;
     }
-    plans_drop(q, 0);
+    kv_plans_drop(q, 0);
+    q->n_retained = 0; /* the last use counts */
+    kv_retain_path(q);
     leave_tail(q);
     path_release(q, 0);
     node_at(s, q->root)->n_ref--;
@@ -352,6 +366,7 @@ enum err_code kv_seq_fork(struct kv_seq *q, uint32_t n_tok, struct kv_seq **ret_
     if (code) {
         goto out;
     }
+    f->retention = q->retention;
     if (c > 0) {
         for (uint32_t i = 0; i < c; i++) {
             kv_arena_map(&s->arena, q->range.frames[i]);

@@ -27,6 +27,8 @@ void kv_visit_nearest(void *arg, uint32_t node, uint32_t n_common);
 
 /* One more chunk of q's path. */
 void kv_path_push(struct kv_seq *q, uint32_t node);
+/* Takes back q's plans from chunk_idx on. */
+void kv_plans_drop(struct kv_seq *q, uint32_t chunk_idx);
 /* Copies a chunk into the one behind q's path, which gets a frame where it has none. */
 bool kv_copy_into_tail(struct kv_seq *q, uint32_t src_frame);
 

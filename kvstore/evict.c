@@ -133,6 +133,15 @@ uint32_t kv_tenant_of(struct kv_store *s, const uint8_t digest[32])
     return unused;
 }
 
+uint32_t kv_n_tenant(const struct kv_store *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_tenant_seen; i++) {
+        n += s->tenants[i].n_node > 0;
+    }
+    return n;
+}
+
 /* ---- Nodes ---- */
 
 static double cost_of(const struct kv_store *s, const struct kv_node *n)
@@ -179,12 +188,12 @@ void kv_node_touch(struct kv_store *s, uint32_t node)
 static bool may_leave_ram(const struct kv_node *n)
 {
     return n->state == KV_NODE_SEALED && n->frame != KV_FRAME_NONE && n->n_ref == 0 &&
-           n->n_pin == 0 && n->n_child_ram == 0 && n->job_write == KV_JOB_NONE;
+           !n->pins_ram && n->n_child_ram == 0 && n->job_write == KV_JOB_NONE;
 }
 
 static bool may_leave_disk(const struct kv_node *n)
 {
-    return n->state == KV_NODE_SEALED && n->slot != KV_SLOT_NONE && n->n_pin == 0 &&
+    return n->state == KV_NODE_SEALED && n->slot != KV_SLOT_NONE && !n->pins_disk &&
            n->n_child_disk == 0 && n->job_read == KV_JOB_NONE && n->job_write == KV_JOB_NONE;
 }
 
@@ -212,6 +221,7 @@ static bool counts_disk(const struct kv_node *n)
 void kv_node_update(struct kv_store *s, uint32_t node)
 {
     struct kv_node *n = &s->index.nodes[node];
+    kv_node_pins_follow(s, node);
     if (n->state != KV_NODE_ROOT) {
         struct kv_node *p = &s->index.nodes[n->parent];
         bool ram = counts_ram(n);
@@ -273,6 +283,7 @@ static uint32_t node_remove(struct kv_store *s, uint32_t node)
         p->n_child_disk -= n->counts_disk;
     }
     s->tenants[n->tenant].n_node--;
+    kv_node_set_times(s, node, 0, 0);
     kv_index_remove(&s->index, node);
     if (parent != KV_NODE_NONE) {
         heaps_follow(s, parent);
@@ -304,7 +315,6 @@ void kv_node_drop(struct kv_store *s, uint32_t node)
             n->leader = NULL;
         }
         n->job_read = n->job_write = KV_JOB_NONE; /* the jobs end on their own, for nobody */
-        n->n_pin = 0;
         kv_node_set_frame(s, at, KV_FRAME_NONE);
         kv_slot_release(s, at);
         kv_node_update(s, at);
@@ -341,10 +351,7 @@ void kv_node_unload_below(struct kv_store *s, uint32_t node)
 /* The node to go next, among the tenants above their floor; where there is none, among all. */
 static uint32_t victim(const struct kv_store *s, bool disk)
 {
-    uint32_t n_tenant = 0;
-    for (uint32_t i = 0; i < s->n_tenant_seen; i++) {
-        n_tenant += s->tenants[i].n_node > 0;
-    }
+    uint32_t n_tenant = kv_n_tenant(s);
     uint64_t n_total = disk ? s->n_slot : s->arena.n_frame;
     uint64_t n_floor = n_tenant > 1 ? n_total / (2 * (uint64_t)n_tenant) : 0;
     uint32_t best = KV_NODE_NONE;
@@ -442,6 +449,10 @@ static enum err_code check_node(const struct kv_store *s, uint32_t i, struct err
     if (n->state == KV_NODE_FILLING ? n->leader == NULL : n->leader != NULL) {
         return err_set(e, ERR_INTERNAL, "index node %u has the wrong leader", i);
     }
+    if ((n->pins_ram && n->frame == KV_FRAME_NONE) || (n->pins_disk && n->slot == KV_SLOT_NONE) ||
+        ((n->pins_ram || n->pins_disk) && n->kept_until_s == 0)) {
+        return err_set(e, ERR_INTERNAL, "index node %u is pinned without cause", i);
+    }
     if (n->frame != KV_FRAME_NONE && !s->arena.frames[n->frame].held) {
         return err_set(e, ERR_INTERNAL, "frame %u of index node %u is not held", n->frame, i);
     }
@@ -455,6 +466,8 @@ enum err_code kv_evict_check(const struct kv_store *s, struct err *e)
     uint32_t n_heap_disk = 0;
     uint32_t n_child_ram = 0;
     uint32_t n_counted_ram = 0;
+    uint32_t n_pin = 0;
+    uint32_t n_timed = 0;
     for (uint32_t i = 0; i < s->index.n_node_max; i++) {
         const struct kv_node *n = &s->index.nodes[i];
         if (n->state == KV_NODE_UNUSED) {
@@ -469,6 +482,8 @@ enum err_code kv_evict_check(const struct kv_store *s, struct err *e)
         n_heap_disk += n->link_disk.in_heap;
         n_child_ram += n->n_child_ram;
         n_counted_ram += n->counts_ram;
+        n_pin += n->pins_ram + n->pins_disk;
+        n_timed += n->kept_until_s || n->expires_s;
     }
     for (uint32_t i = 0; i < s->n_tenant_seen; i++) {
         const struct kv_tenant *t = &s->tenants[i];
@@ -480,6 +495,10 @@ enum err_code kv_evict_check(const struct kv_store *s, struct err *e)
         n_heap_ram -= n_ram;
         n_heap_disk -= n_disk;
         n_held -= t->n_frame;
+        n_pin -= t->n_pin_frame + t->n_pin_slot;
+    }
+    if (n_pin != 0 || n_timed != s->n_timed) {
+        return err_set(e, ERR_INTERNAL, "pins or times of the index miscounted");
     }
     if (n_heap_ram != 0 || n_heap_disk != 0 || n_held != 0 || n_child_ram != n_counted_ram) {
         return err_set(e, ERR_INTERNAL, "frames, heaps or children of the index miscounted");

@@ -26,6 +26,8 @@ struct kv_tenant {
     uint32_t n_node;  /* 0: the entry is free */
     uint32_t n_frame; /* held by its nodes */
     uint32_t n_slot;
+    uint32_t n_pin_frame; /* nodes with pins_ram */
+    uint32_t n_pin_slot;
     uint32_t heap_ram; /* nodes that may go, lowest priority on top */
     uint32_t heap_disk;
 };
@@ -53,6 +55,9 @@ void kv_node_drop(struct kv_store *s, uint32_t node);
 bool kv_evict_frame(struct kv_store *s);
 /* Frees one slot of the disk; false when nothing may go. */
 bool kv_evict_slot(struct kv_store *s);
+
+/* Tenants with chunks. */
+uint32_t kv_n_tenant(const struct kv_store *s);
 
 enum err_code kv_evict_check(const struct kv_store *s, struct err *e);
 

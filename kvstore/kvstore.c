@@ -8,8 +8,9 @@
 #include <string.h>
 
 /* Shares of the mappings one process may have that are the store's by default. */
-#define VMA_SHARE_NUM 6
-#define VMA_SHARE_DEN 10
+#define VMA_SHARE_NUM   6
+#define VMA_SHARE_DEN   10
+#define PIN_PERCENT_MAX 90 /* the rest is for those who run */
 
 static uint32_t default_n_vma_max(void)
 {
@@ -46,6 +47,10 @@ static enum err_code options_check(const struct kv_options *o, struct err *e)
     if (o->ram_bytes / o->chunk_bytes >= KV_FRAME_NONE || o->ram_bytes > INT64_MAX) {
         return err_set(e, ERR_INVALID, "KV budget of %llu bytes has too many chunks of %zu",
                        (unsigned long long)o->ram_bytes, o->chunk_bytes);
+    }
+    if (o->pin_percent > PIN_PERCENT_MAX) {
+        return err_set(e, ERR_INVALID, "pins of %u %% of KV memory: at most %d", o->pin_percent,
+                       PIN_PERCENT_MAX);
     }
     return ERR_OK;
 }
@@ -97,7 +102,8 @@ enum err_code kv_store_create(const struct kv_options *options, struct kv_store 
     if (code) {
         goto out;
     }
-    s->now_us = clock_mono_us();
+    s->now_us = s->swept_us = clock_mono_us();
+    s->now_s = (uint32_t)clock_unix_s();
     code = kv_spill_init(s, e);
     if (code) {
         goto out;
@@ -364,6 +370,9 @@ void kv_publish(struct kv_store *s)
         .n_evict_ram = s->counters.n_evict_ram,
         .n_evict_disk = s->counters.n_evict_disk,
         .n_copy = s->counters.n_copy,
+        .n_frame_pinned = s->n_pin_frame,
+        .n_slot_pinned = s->n_pin_slot,
+        .n_expired = s->counters.n_expired,
         .n_slot = s->n_slot,
         .n_slot_used = s->spill.disk.n_taken,
         .disk_bytes = s->spill.tier ? kv_disk_bytes(&s->spill.disk) : 0,

@@ -56,6 +56,7 @@ struct kv_options {
     size_t chunk_bytes;     /* a multiple of 4 KiB */
     uint32_t n_seq_tok_max; /* longest sequence: the size of each reserved range */
     uint32_t n_vma_max;     /* mappings the store may use; 0: 0.6 × vm.max_map_count */
+    uint32_t pin_percent;   /* of frames, and of slots, that pins may hold; 0: 50, at most 90 */
     struct kv_disk_options disk;
 };
 
@@ -141,6 +142,31 @@ uint32_t kv_seq_n_tok(const struct kv_seq *q); /* matched or committed */
  * shared, the rest is copied. Only of a sequence with an identity (ERR_INVALID). */
 enum err_code kv_seq_fork(struct kv_seq *q, uint32_t n_tok, struct kv_seq **ret_q, struct err *e);
 
+/* ---- Retention and pins ---- */
+
+/* What becomes of what a sequence leaves behind. Zeroed: eviction decides, and the disk takes it.
+ * Where sequences share a chunk, whoever wants it longer, or on disk, has his way. */
+struct kv_retention {
+    uint32_t keep_s;     /* held against eviction for so long after its last use, as by kv_pin */
+    uint32_t ttl_s;      /* forgotten, in RAM and on disk, when unused for so long; 0: never */
+    bool ram_only;       /* never written to disk */
+    bool leaves_nothing; /* reads the cache, adds nothing to it */
+};
+/* To be called after opening and before the first commit. A fork begins with its parent's. */
+void kv_seq_retain(struct kv_seq *q, const struct kv_retention *r);
+
+#define KV_PIN_FOR_GOOD UINT32_MAX
+/* Holds the chunks that begin with these tokens and lie within them against eviction, in RAM and on
+ * disk, also after a restart, until that time in Unix seconds. Pins hold at most pin_percent of the
+ * frames and of the slots, and where several tenants are, each at most its equal part of those;
+ * what is beyond is kept only as long as eviction lets it. Returns how many of the tokens are
+ * pinned. */
+uint32_t kv_pin(struct kv_store *s, const struct kv_identity *id, const int32_t *tokens,
+                uint32_t n_tok, uint32_t until_unix_s);
+/* Lets them go again, whatever held them; returns how many tokens that concerned. */
+uint32_t kv_unpin(struct kv_store *s, const struct kv_identity *id, const int32_t *tokens,
+                  uint32_t n_tok);
+
 /* ---- The disk tier ---- */
 
 /* Drives it: takes what the I/O thread finished, starts what is wanted. Call it every step, and
@@ -174,7 +200,10 @@ struct kv_stats {
     uint64_t n_tok_hit_disk;
     uint64_t n_evict_ram;
     uint64_t n_evict_disk;
-    uint64_t n_copy; /* chunks copied because a sequence diverged inside */
+    uint64_t n_copy;         /* chunks copied because a sequence diverged inside */
+    uint64_t n_frame_pinned; /* held against eviction by pins and retention */
+    uint64_t n_slot_pinned;
+    uint64_t n_expired; /* chunks forgotten by age */
     /* The disk tier. */
     uint64_t n_slot; /* slots the cap allows */
     uint64_t n_slot_used;

@@ -161,7 +161,8 @@ static bool adopt(struct kv_seq *q, const struct kv_nearest *best)
     struct kv_store *s = q->store;
     struct kv_node *n = node_at(s, best->node);
     if (n->state != KV_NODE_SEALED || n->n_tok != best->n_common || n->n_child > 0 ||
-        n->n_tok == s->options.chunk_tok || n->slot != KV_SLOT_NONE || n->n_pin > 0 ||
+        n->n_tok == s->options.chunk_tok || n->slot != KV_SLOT_NONE ||
+        (n->kept_until_s > s->now_s && q->retention.keep_s == 0) ||
         s->arena.frames[best->frame].n_map > 0 || n->job_write != KV_JOB_NONE ||
         q->range.n_chunk > q->n_path || !vma_fits(q, &best->frame, 1, false)) {
         return false;
@@ -227,6 +228,9 @@ static void share_part(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_m
 static void plan(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok)
 {
     struct kv_store *s = q->store;
+    if (q->retention.leaves_nothing) {
+        return;
+    }
     const uint32_t n_tok_chunk = s->options.chunk_tok;
     uint32_t parent = parent_of(q, q->n_path);
     for (uint32_t c = q->n_path; (c + 1) * n_tok_chunk <= n_tok; c++) {

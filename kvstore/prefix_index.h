@@ -51,7 +51,13 @@ struct kv_node {
     uint32_t parent;
     uint32_t tenant; /* index into the store's tenants */
     uint32_t n_ref;  /* live sequences whose path holds it */
-    uint32_t n_pin;
+
+    uint32_t kept_until_s; /* Unix time: held against eviction before, see pin.c; 0: not */
+    uint32_t expires_s;    /* forgotten after; 0: never */
+    bool pins_ram;         /* held, and counted as such */
+    bool pins_disk;
+    bool is_retained; /* a sequence's retention reached it; the next only add to it */
+    bool ram_only;    /* not to be written to disk */
 
     uint32_t frame; /* KV_FRAME_NONE: not in RAM */
     uint32_t slot;  /* KV_SLOT_NONE: not on disk */

@@ -77,21 +77,22 @@ static void queue_pop(struct kv_queue *q)
 static bool is_unwritten(const struct kv_store *s, const struct kv_queued *entry)
 {
     const struct kv_node *n = node_at(s, entry->node);
-    return n->generation == entry->generation && n->state == KV_NODE_SEALED &&
+    return n->generation == entry->generation && n->state == KV_NODE_SEALED && !n->ram_only &&
            n->frame != KV_FRAME_NONE && n->slot == KV_SLOT_NONE && n->job_write == KV_JOB_NONE;
 }
 
 void kv_spill_want(struct kv_store *s, uint32_t node)
 {
-    if (s->spill.writes.n_max > 0 && node_at(s, node)->slot == KV_SLOT_NONE &&
-        !queue_push(&s->spill.writes, s, node, 0)) {
+    if (s->spill.writes.n_max > 0 && !node_at(s, node)->ram_only &&
+        node_at(s, node)->slot == KV_SLOT_NONE && !queue_push(&s->spill.writes, s, node, 0)) {
         s->counters.n_write_dropped++;
     }
 }
 
 void kv_spill_want_tail(struct kv_store *s, uint32_t node)
 {
-    if (s->spill.tails.n_max > 0 && node_at(s, node)->slot == KV_SLOT_NONE &&
+    if (s->spill.tails.n_max > 0 && !node_at(s, node)->ram_only &&
+        node_at(s, node)->slot == KV_SLOT_NONE &&
         !queue_push(&s->spill.tails, s, node, s->now_us + s->options.disk.tail_idle_us)) {
         s->counters.n_write_dropped++;
     }
@@ -514,6 +515,8 @@ void kv_poll(struct kv_store *s)
 {
     struct kv_spill *p = &s->spill;
     s->now_us = clock_mono_us();
+    s->now_s = (uint32_t)clock_unix_s();
+    kv_retention_sweep(s);
     if (!s->options.disk.dir) {
         return;
     }

@@ -29,6 +29,8 @@ struct kv_seq {
     uint32_t *nodes;  /* [n_chunk_max] */
     int32_t *tail;    /* [T] the tokens of the chunk that is being written */
     bool is_unlisted; /* nodes ran out or a parent went: what follows is private */
+    struct kv_retention retention;
+    uint32_t n_retained; /* nodes[0…n_retained) know of it */
 };
 
 struct kv_counters {
@@ -38,6 +40,7 @@ struct kv_counters {
     uint64_t n_evict_ram;
     uint64_t n_evict_disk;
     uint64_t n_copy;
+    uint64_t n_expired;
     uint64_t n_read; /* slots */
     uint64_t n_write;
     uint64_t n_write_dropped;
@@ -67,6 +70,13 @@ struct kv_store {
     struct kv_counters counters;
     struct kv_spill spill;
     uint64_t now_us; /* monotonic, as of the last kv_poll */
+    uint32_t now_s;  /* Unix time, likewise */
+
+    uint32_t n_pin_frame; /* nodes with pins_ram */
+    uint32_t n_pin_slot;
+    uint32_t n_timed; /* nodes with kept_until_s or expires_s */
+    uint32_t sweep_at;
+    uint64_t swept_us;
 
     pthread_mutex_t stats_mu;
     struct kv_stats stats; /* guarded by stats_mu: a whole copy for other threads */
@@ -95,6 +105,19 @@ enum err_code kv_seq_own_tail(struct kv_seq *q, struct err *e);
 void kv_seq_truncate(struct kv_seq *q, uint32_t n_tok);
 /* The planned node of that chunk is gone, or was filled by another. */
 void kv_seq_lost_plan(struct kv_seq *q, uint32_t chunk_idx);
+
+/* pin.c: q's retention reaches the nodes of its path that do not know of it yet. */
+void kv_retain_path(struct kv_seq *q);
+void kv_retain_node(struct kv_seq *q, uint32_t node);
+/* Sets when a node's pin and life end; the earlier values given up. */
+void kv_node_set_times(struct kv_store *s, uint32_t node, uint32_t kept_until_s,
+                       uint32_t expires_s);
+/* A node's pins follow its other fields: called by kv_node_update. */
+void kv_node_pins_follow(struct kv_store *s, uint32_t node);
+/* Ends pins and lives whose time has come; a little of it at each call. */
+void kv_retention_sweep(struct kv_store *s);
+
+/* cache.c */
 enum err_code kv_cache_check(const struct kv_store *s, struct err *e);
 
 #endif

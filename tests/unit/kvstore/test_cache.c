@@ -431,6 +431,17 @@ static void random_operation(struct kv_store *s, struct model_seq *x, uint64_t r
         struct kv_identity id = kv_model_identity(x->tenant);
         assert_int_equal(kv_seq_open_prompt(s, &id, x->tokens, x->n, &x->q, &m, NULL), ERR_OK);
         assert_true(m.n_tok_ready < x->n && m.n_tok_pending < x->n);
+        const struct kv_retention retention = {.keep_s = r >> 20 & 100,
+                                               .ttl_s = r >> 21 & 100,
+                                               .ram_only = r >> 30 & 1,
+                                               .leaves_nothing = (r >> 31 & 7) == 0};
+        if ((r >> 35 & 3) == 0) {
+            kv_seq_retain(x->q, &retention);
+        }
+        if ((r >> 37 & 7) == 0) {
+            (void)(r >> 40 & 1 ? kv_pin(s, &id, x->tokens, x->n, s->now_s + 100)
+                               : kv_unpin(s, &id, x->tokens, x->n));
+        }
     } else if (what < 2) {
         kv_seq_close(x->q);
         x->q = NULL;
@@ -471,6 +482,11 @@ static void test_random_operations(void **state)
         } else {
             random_operation(s, (r >> 58) == 1 && y->q ? y : x, r);
         }
+        if (op % 64 == 0) { /* time goes by */
+            s->now_s++;
+            s->swept_us = 0;
+            kv_retention_sweep(s);
+        }
         struct err e;
         if (kv_check(s, &e)) {
             fail_msg("operation %u: %s", op, e.msg);
@@ -497,6 +513,109 @@ static void test_random_operations(void **state)
 }
 
 /* Forged fields do not collide: types and lengths are part of what is hashed. */
+/* Computes tokens[0…n) under a retention, closes, and returns how much was there. */
+static uint32_t serve(struct kv_store *s, uint64_t tenant, const int32_t *tokens, uint32_t n,
+                      const struct kv_retention *r)
+{
+    struct kv_match m;
+    struct kv_seq *q = open_prompt(s, tenant, tokens, n, &m);
+    if (r) {
+        kv_seq_retain(q, r);
+    }
+    run_to(s, q, tenant, tokens, n);
+    kv_seq_close(q);
+    check(s);
+    return m.n_tok_ready;
+}
+
+static void test_pins_outlast_eviction(void **state)
+{
+    (void)state;
+    struct kv_store *s = store_new(40, 256);
+    struct kv_identity id = kv_model_identity(1);
+    int32_t pinned[100];
+    int32_t other[100];
+    fill(pinned, 100, 1);
+    (void)serve(s, 1, pinned, 5 * T + 3, NULL);
+    assert_int_equal(kv_pin(s, &id, pinned, 5 * T + 3, KV_PIN_FOR_GOOD), 5 * T + 3);
+    assert_int_equal(kv_pin(s, &id, pinned, 5 * T + 2, KV_PIN_FOR_GOOD), 5 * T); /* no part of it */
+    assert_int_equal(stats_of(s).n_frame_pinned, 6);
+    for (uint32_t i = 0; i < 50; i++) {
+        fill(other, 100, 100 + i);
+        (void)serve(s, 1, other, 80, NULL);
+    }
+    assert_int_equal(serve(s, 1, pinned, 5 * T + 4, NULL), 5 * T + 3);
+    assert_int_equal(kv_unpin(s, &id, pinned, 100),
+                     5 * T + 4); /* the pin went to the longer tail */
+    assert_int_equal(stats_of(s).n_frame_pinned, 0);
+    for (uint32_t i = 0; i < 50; i++) {
+        fill(other, 100, 200 + i);
+        (void)serve(s, 1, other, 80, NULL);
+    }
+    assert_int_equal(serve(s, 1, pinned, 5 * T, NULL), 0);
+    check(s);
+    kv_store_destroy(s);
+}
+
+/* Pins hold no more than their share, so that whoever runs finds frames; and a tenant no more than
+ * its part. */
+static void test_pins_are_bounded(void **state)
+{
+    (void)state;
+    struct kv_store *s = store_new(40, 256);
+    const struct kv_retention keep = {.keep_s = 1000};
+    int32_t tokens[200];
+    fill(tokens, 200, 1);
+    (void)serve(s, 1, tokens, 2 * T, NULL);
+    for (uint32_t i = 0; i < 30; i++) {
+        fill(tokens, 200, 2 + i);
+        (void)serve(s, 2, tokens, 6 * T, &keep);
+    }
+    assert_int_equal(stats_of(s).n_frame_pinned, 10); /* half of 40, shared by two */
+    fill(tokens, 200, 100);
+    (void)serve(s, 1, tokens, 6 * T, &keep);
+    assert_int_equal(stats_of(s).n_frame_pinned, 16);
+    struct kv_match m;
+    struct kv_seq *q = open_prompt(s, 3, tokens, 24 * T, &m); /* the rest of RAM */
+    run_to(s, q, 3, tokens, 24 * T);
+    assert_int_equal(stats_of(s).n_frame_pinned, 16);
+    kv_seq_close(q);
+    kv_store_destroy(s);
+}
+
+static void test_retention(void **state)
+{
+    (void)state;
+    struct kv_store *s = store_new(40, 256);
+    const struct kv_retention brief = {.ttl_s = 600};
+    const struct kv_retention none = {.leaves_nothing = true};
+    int32_t tokens[200];
+    fill(tokens, 200, 1);
+    (void)serve(s, 1, tokens, 4 * T + 2, &brief);
+    assert_int_equal(serve(s, 1, tokens, 4 * T + 3, &brief), 4 * T + 2);
+    s->swept_us = 0;
+    kv_poll(s);
+    assert_int_equal(stats_of(s).n_expired, 0);
+    for (uint32_t i = 0; i < s->index.n_node_max; i++) { /* 600 s later */
+        s->index.nodes[i].expires_s -= s->index.nodes[i].expires_s ? 601 : 0;
+    }
+    for (uint32_t i = 0; i < 6; i++) { /* leaves first */
+        s->swept_us = 0;
+        kv_poll(s);
+        check(s);
+    }
+    assert_int_equal(stats_of(s).n_expired, 5);
+    assert_int_equal(stats_of(s).n_frame_free, 40);
+    (void)serve(s, 1, tokens, 4 * T, &brief);
+    assert_int_equal(serve(s, 1, tokens, 6 * T, NULL), 4 * T); /* whoever wants it for ever … */
+    assert_int_equal(s->n_timed, 0);                           /* … has his way */
+    fill(tokens, 200, 2);
+    assert_int_equal(serve(s, 1, tokens, 4 * T + 2, &none), 0);
+    assert_int_equal(serve(s, 1, tokens, 4 * T + 2, &none), 0);
+    assert_int_equal(stats_of(s).n_frame_cached, 6);
+    kv_store_destroy(s);
+}
+
 static void test_identities_differ(void **state)
 {
     (void)state;
@@ -529,6 +648,9 @@ int main(void)
         cmocka_unit_test(test_rollback),
         cmocka_unit_test(test_eviction_takes_leaves),
         cmocka_unit_test(test_tenants_keep_a_floor),
+        cmocka_unit_test(test_pins_outlast_eviction),
+        cmocka_unit_test(test_pins_are_bounded),
+        cmocka_unit_test(test_retention),
         cmocka_unit_test(test_random_operations),
         cmocka_unit_test(test_identities_differ),
     };
