@@ -1,9 +1,9 @@
 /* Who is next: tenants take turns by the service they have used, and inside a tenant it is first
- * come, first served. Service is counted in virtual tokens: 1 for a prompt token computed, 2 for a
- * token generated. A tenant that comes back after a pause is lifted to the least counter of those
- * that have work, so that idleness saves nothing up; debts stay.
- * Source: Sheng et al., Fairness in Serving Large Language Models (OSDI 2024), the virtual token
- * counter.
+ * come, first served. Service is counted in virtual tokens: 1 for a prompt token computed, a tenth
+ * for one found in the prefix cache, 2 for a token generated. A tenant that comes back after a
+ * pause is lifted to the least counter of those that have work, so that idleness saves nothing up;
+ * debts stay. Source: Sheng et al., Fairness in Serving Large Language Models (OSDI 2024), the
+ * virtual token counter.
  *
  * One thread (the scheduler's). Knows nothing of sequences but their link. */
 #ifndef SCHEDULER_FAIRNESS_H
@@ -14,8 +14,9 @@
 
 #include <stdint.h>
 
-#define SCH_COST_PROMPT 1
-#define SCH_COST_GEN    2
+#define SCH_COST_PROMPT     1
+#define SCH_COST_GEN        2
+#define SCH_CACHED_PER_COST 10
 
 struct sch_tenant {
     struct sch_link link; /* in sch_fairness.tenants */

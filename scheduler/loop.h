@@ -1,5 +1,6 @@
 /* The scheduler's inside. scheduler.c: what other threads call, and the thread. queue.c: who runs,
- * waits, gives memory back and ends. step.c: one step through the engine. */
+ * waits, gives memory back and ends. cache.c: what a sequence need not compute. step.c: one step
+ * through the engine. */
 #ifndef SCHEDULER_LOOP_H
 #define SCHEDULER_LOOP_H
 
@@ -46,6 +47,9 @@ struct sch {
     uint32_t n_running;
     uint32_t n_parked;
     uint32_t n_waiting;
+    uint32_t n_following; /* of those that run: they wait, see cache.h */
+    uint64_t kv_epoch;    /* changes when the cache may have more for those */
+    bool was_loading;
     uint64_t next_serial;
     uint64_t waiting_deadline_us; /* the earliest of those that wait; UINT64_MAX: none */
     struct sch_cost cost;
@@ -74,8 +78,11 @@ void sch_queue_enter(struct sch *s, struct sch_seq *q); /* from the inbox */
 uint32_t sch_queue_sweep(struct sch *s, uint64_t now_us);
 /* Lets in who fits; returns how many, or how many ended for want of memory. */
 uint32_t sch_queue_admit(struct sch *s, uint64_t now_us);
-/* Memory for the row that decodes, from others if need be. False: q no longer runs. */
+/* Memory for all of q's tokens, from others if need be. False: q is not in this step; maybe it no
+ * longer runs. */
 bool sch_queue_grow(struct sch *s, struct sch_seq *q);
+/* The first of those that run, or the list's head, that came after `serial`. */
+struct sch_link *sch_queue_after(struct sch *s, uint64_t serial);
 void sch_queue_end(struct sch *s, struct sch_seq *q, enum sch_finish finish,
                    const struct err *error);
 void sch_queue_cancel_all(struct sch *s);

@@ -1,4 +1,4 @@
-#include "scheduler/loop.h"
+#include "scheduler/cache.h"
 
 #include "base/units.h"
 
@@ -11,6 +11,14 @@
 #define WAIT_MAX_DEFAULT_US 10000000
 
 #define STATE_ALIGN ((size_t)64)
+
+/* Frames in I/O come free by themselves: so long they are waited for before a sequence gives its
+ * memory back for it, and, where none could, before the one that needs it fails. */
+#define IO_WAIT_US       20000
+#define IO_WAIT_ALONE_US 10000000
+
+/* Requests that wait and whose KV is already read from disk for them. */
+#define N_PREFETCH 16
 
 /* Keeps a list in order of serial: joiners are mostly the youngest. */
 static void insert_in_order(struct sch_link *head, struct sch_seq *q)
@@ -34,6 +42,9 @@ void sch_queue_enter(struct sch *s, struct sch_seq *q)
     }
     if (q->deadline_us && q->deadline_us < s->waiting_deadline_us) {
         s->waiting_deadline_us = q->deadline_us;
+    }
+    if (s->n_waiting <= N_PREFETCH) {
+        (void)sch_cache_look(s, q);
     }
     if (atomic_load_explicit(&q->st->cancelled, memory_order_relaxed)) {
         /* The flag may have been looked at while q was still in the inbox. */
@@ -76,7 +87,7 @@ void sch_queue_end(struct sch *s, struct sch_seq *q, enum sch_finish finish,
     struct sch_stats *n = &s->board.now;
     uint64_t now_us = sch_now(s);
     leave_phase(s, q);
-    kv_seq_close(q->kv);
+    sch_cache_close(s, q);
     if (q->ticket.tenant) {
         sch_fairness_leave(&s->fairness, &q->ticket);
     }
@@ -92,14 +103,15 @@ void sch_queue_end(struct sch *s, struct sch_seq *q, enum sch_finish finish,
     sch_seq_destroy(q);
 }
 
-/* Gives q's memory back; it is computed again later, from its prompt and its answer so far. */
+/* Gives q's memory back. It goes on later, from its prompt and its answer so far: what the cache
+ * still has of them then, the rest computed again. */
 static void park(struct sch *s, struct sch_seq *q)
 {
     assert(q->phase == SCH_RUNNING);
     leave_phase(s, q);
-    kv_seq_close(q->kv);
-    q->kv = NULL;
+    sch_cache_close(s, q);
     q->n_computed = 0;
+    q->is_large = false;
     q->phase = SCH_PARKED;
     insert_in_order(&s->parked, q);
     s->n_parked++;
@@ -193,15 +205,36 @@ static struct sch_seq *next_to_admit(struct sch *s, uint64_t now_us)
     return t ? sch_seq_of_ticket(t) : NULL;
 }
 
-/* Memory for every token known, with a chunk for each that runs to grow into. ERR_FULL: not now. */
-static enum err_code take_memory(struct sch *s, struct sch_seq *q, struct err *e)
+static uint64_t n_chunk_of(const struct kv_stats *kv, uint32_t n_tok)
+{
+    return ((uint64_t)n_tok + kv->chunk_tok - 1) / kv->chunk_tok;
+}
+
+/* Whether frames are in I/O, to come free by themselves, and q may wait for them still. */
+static bool waits_for_io(struct sch *s, struct sch_seq *q, uint64_t limit_us)
+{
+    struct kv_stats kv;
+    uint64_t now_us = sch_now(s);
+    kv_get_stats(s->o.kv, &kv);
+    if (!kv.n_frame_loading && !kv.n_frame_writing) {
+        return false;
+    }
+    q->no_kv_us = q->no_kv_us ? q->no_kv_us : now_us;
+    return now_us - q->no_kv_us < limit_us;
+}
+
+/* Whether n_chunk more chunks leave one for each that runs to grow into, and for those that wait
+ * what they will need. */
+static bool has_room(struct sch *s, uint64_t n_chunk)
 {
     struct kv_stats kv;
     kv_get_stats(s->o.kv, &kv);
-    uint64_t n_chunk = (sch_seq_n_tok(q) - 1) / kv.chunk_tok + 1;
-    if (s->n_running && kv.n_frame_free + kv.n_frame_cached < n_chunk + s->n_running) {
-        return err_set(e, ERR_FULL, "%u tokens find no KV memory now", sch_seq_n_tok(q));
-    }
+    uint64_t n_kept = s->n_running + sch_cache_n_promised(s);
+    return !s->n_running || kv.n_frame_free + kv.n_frame_cached >= n_chunk + n_kept;
+}
+
+static enum err_code take_state(struct sch *s, struct sch_seq *q, struct err *e)
+{
     size_t state_bytes = s->o.eng->info.state_bytes;
     if (state_bytes && !q->state) {
         q->state = aligned_alloc(STATE_ALIGN, units_align(state_bytes, STATE_ALIGN));
@@ -210,17 +243,39 @@ static enum err_code take_memory(struct sch *s, struct sch_seq *q, struct err *e
                            state_bytes);
         }
     }
-    struct kv_seq *k = NULL;
-    enum err_code code = kv_seq_open(s->o.kv, &k, e);
+    return ERR_OK;
+}
+
+/* Memory for every token known; who follows gets it later. What the cache has counts as there,
+ * until that turned out too little. ERR_FULL: not now. */
+static enum err_code take_memory(struct sch *s, struct sch_seq *q, struct err *e)
+{
+    struct kv_stats kv;
+    uint32_t n_tok = sch_seq_n_tok(q);
+    kv_get_stats(s->o.kv, &kv);
+    uint64_t n_chunk = n_chunk_of(&kv, n_tok);
+    uint32_t n_tok_there = has_room(s, n_chunk) || q->is_large ? 0 : sch_cache_look(s, q);
+    if (!has_room(s, n_chunk - n_tok_there / kv.chunk_tok)) {
+        return err_set(e, ERR_FULL, "%u tokens find no KV memory now", n_tok);
+    }
+    enum err_code code = take_state(s, q, e);
     if (!code) {
-        code = kv_seq_grow(k, sch_seq_n_tok(q), e);
+        code = sch_cache_open(s, q, e);
     }
     if (code) {
-        kv_seq_close(k);
         return code;
     }
-    q->kv = k;
-    return ERR_OK;
+    uint32_t n_tok_mapped = q->follows ? q->match.n_tok_pending : kv_seq_n_tok_mapped(q->kv);
+    if (!has_room(s, n_chunk - n_chunk_of(&kv, n_tok_mapped))) {
+        code = err_set(e, ERR_FULL, "%u tokens find no KV memory now", n_tok);
+    } else if (!q->follows) {
+        code = kv_seq_grow(q->kv, n_tok, e);
+    }
+    if (code) {
+        q->is_large = true;
+        sch_cache_close(s, q);
+    }
+    return code;
 }
 
 static void start_running(struct sch *s, struct sch_seq *q, uint64_t now_us)
@@ -230,6 +285,7 @@ static void start_running(struct sch *s, struct sch_seq *q, uint64_t now_us)
     q->phase = SCH_RUNNING;
     insert_in_order(&s->running, q);
     s->n_running++;
+    q->no_kv_us = 0;
     if (!q->admit_us) {
         q->admit_us = now_us;
         q->room = sch_stream_room(q->st);
@@ -272,7 +328,11 @@ uint32_t sch_queue_admit(struct sch *s, uint64_t now_us)
                 return n_moved;
             }
             park(s, idle);
-        } else { /* alone, and still no memory: waiting would not help */
+        } else if (code == ERR_FULL && waits_for_io(s, q, IO_WAIT_ALONE_US)) {
+            return n_moved;
+        } else if (code == ERR_FULL && q->shares) {
+            q->shares = false; /* what it shares may stand in its own way */
+        } else {               /* alone, and still no memory: waiting would not help */
             sch_queue_end(s, q, SCH_FINISH_ERROR, &e);
         }
         n_moved++;
@@ -291,6 +351,15 @@ static struct sch_seq *find_victim(struct sch *s)
     return sch_seq_of_link(s->running.prev);
 }
 
+struct sch_link *sch_queue_after(struct sch *s, uint64_t serial)
+{
+    struct sch_link *l = s->running.next;
+    while (l != &s->running && sch_seq_of_link(l)->ticket.serial <= serial) {
+        l = l->next;
+    }
+    return l;
+}
+
 bool sch_queue_grow(struct sch *s, struct sch_seq *q)
 {
     if (kv_seq_n_tok_mapped(q->kv) >= sch_seq_n_tok(q)) {
@@ -298,14 +367,20 @@ bool sch_queue_grow(struct sch *s, struct sch_seq *q)
     }
     for (;;) {
         struct err e;
+        bool alone = s->n_running == 1;
         enum err_code code = kv_seq_grow(q->kv, sch_seq_n_tok(q), &e);
         if (!code) {
+            q->no_kv_us = 0;
             return true;
         }
-        if (code != ERR_FULL || s->n_running == 1) {
+        if (code == ERR_FULL && waits_for_io(s, q, alone ? IO_WAIT_ALONE_US : IO_WAIT_US)) {
+            return false;
+        }
+        if (code != ERR_FULL || (alone && !q->shares)) {
             sch_queue_end(s, q, SCH_FINISH_ERROR, &e);
             return false;
         }
+        q->shares = q->shares && !alone; /* what it shares may stand in its own way */
         struct sch_seq *victim = find_victim(s);
         park(s, victim);
         if (victim == q) {

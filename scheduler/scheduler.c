@@ -1,7 +1,7 @@
 #include "scheduler/scheduler.h"
 
 #include "base/log.h"
-#include "scheduler/loop.h"
+#include "scheduler/cache.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -47,6 +47,7 @@ static void fit_options(struct sch *s)
     s->o.n_running_max = min_u32(s->o.n_running_max, info->n_step_out_max);
     uint64_t n_kv_tok = kv.n_frame_total * kv.chunk_tok;
     s->limits.eng = s->o.eng;
+    s->limits.shares = s->o.prefix_cache && !info->state_bytes && !info->encoder;
     s->limits.n_tok_max = n_kv_tok < info->n_ctx ? (uint32_t)n_kv_tok : info->n_ctx;
 }
 
@@ -218,6 +219,7 @@ bool sch_step(struct sch *s)
 {
     uint32_t n_moved = 0;
     struct sch_seq *q;
+    sch_cache_poll(s);
     while ((q = mpsc_pop(s->inbox, 0))) {
         sch_queue_enter(s, q);
         n_moved++;
@@ -259,6 +261,9 @@ static void close_inbox(struct sch *s)
     }
     sch_queue_cancel_all(s);
     sch_queue_publish(s);
+    if (!kv_flush(s->o.kv, s->o.kv_flush_us)) {
+        log_warn("not all KV could be written to disk; it will be computed again");
+    }
 }
 
 static void *run_thread(void *arg)
@@ -268,7 +273,8 @@ static void *run_thread(void *arg)
         if (sch_step(s)) {
             continue;
         }
-        struct sch_seq *q = mpsc_pop(s->inbox, is_idle(s) ? NAP_IDLE_US : NAP_BUSY_US);
+        uint64_t nap_us = sch_cache_nap_us(s, is_idle(s) ? NAP_IDLE_US : NAP_BUSY_US);
+        struct sch_seq *q = mpsc_pop(s->inbox, nap_us);
         if (q) {
             sch_queue_enter(s, q);
         }

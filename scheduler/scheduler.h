@@ -8,8 +8,8 @@
  *
  * Memory: a request is admitted once its whole prompt has KV memory and every running sequence
  * keeps a chunk to grow into. When growth finds no frame, the youngest sequence gives its memory
- * back and is computed again later; its stream goes on with the same tokens. The oldest is never
- * asked, so there is always one that ends.
+ * back and goes on later, with the same tokens: from what the prefix cache still has of it then,
+ * the rest is computed again. The oldest is never asked, so there is always one that ends.
  *
  * Threads: sch_submit, sch_cancel, sch_stream_* and sch_get_stats may be called from any thread; a
  * stream has one reader at a time. All else happens on the scheduler's own thread (sch_start), or
@@ -43,6 +43,8 @@ struct sch_options {
     uint32_t n_event_max; /* per stream; a full ring pauses its sequence */
     uint64_t reader_stall_us; /* a ring full for so long cancels its request; 0: never */
     uint64_t wait_max_us;     /* hard limit of unfairness, see above; 0: 10 s */
+    bool prefix_cache;        /* prompts begin with what the KV store has of them, see cache.h */
+    uint64_t kv_flush_us;     /* at the end, for what is to be on disk */
     bool check_kv;            /* kv_check after every step; a failure aborts. For debug and tests */
     uint64_t (*now_us)(void *arg); /* NULL: clock_mono_us; a simulator brings its own time */
     void *now_arg;
@@ -73,10 +75,11 @@ struct sch_request {
     uint32_t n_stop_id;
     bool keep_stop; /* the stop string, or the text of the id that ended, stays in the output */
     bool ignore_eos;
-    bool show_special;    /* control tokens appear as text */
-    bool prompt_logprobs; /* a TOKEN event for every prompt token from the second on */
-    const char *tenant;   /* copied; for fairness and, later, cache identity. NULL: "" */
-    uint64_t deadline_us; /* monotonic; 0: none. Passed: SCH_FINISH_ERROR with ERR_TIMEOUT */
+    bool show_special;      /* control tokens appear as text */
+    bool prompt_logprobs;   /* a TOKEN event for every prompt token from the second on */
+    const char *tenant;     /* copied; for fairness, and KV is shared inside it. NULL: "" */
+    const char *cache_salt; /* KV is shared only among equal ones, inside the tenant. NULL: none */
+    uint64_t deadline_us;   /* monotonic; 0: none. Passed: SCH_FINISH_ERROR with ERR_TIMEOUT */
     /* Called on the scheduler's thread when events became readable after the ring was empty. Must
      * not block. Never called after sch_stream_release returned. */
     void (*wake)(void *arg);
@@ -103,8 +106,10 @@ struct sch_event {
     const struct err *error;  /* with SCH_FINISH_ERROR */
     const char *stop_matched; /* the stop string that ended it, or NULL */
     uint32_t n_prompt_tok;
-    uint32_t n_cached_tok; /* of the prompt, not computed again */
-    uint32_t n_gen_tok;    /* an id that ended the answer counts */
+    uint32_t n_cached_tok;      /* of the prompt, not computed for it */
+    uint32_t n_cached_disk_tok; /* of those, the ones that came from disk */
+    uint32_t n_cache_write_tok; /* of the prompt, computed and kept for others */
+    uint32_t n_gen_tok;         /* an id that ended the answer counts */
     uint64_t queue_us;
     uint64_t ttft_us; /* from submit to the first token */
     uint64_t total_us;
@@ -112,6 +117,9 @@ struct sch_event {
 
 struct sch;
 struct sch_stream;
+
+/* What kv_disk_options.fingerprint must be for this engine. ERR_NOMEM. */
+enum err_code sch_kv_fingerprint(const struct eng *eng, uint8_t ret_fingerprint[32], struct err *e);
 
 enum err_code sch_create(const struct sch_options *options, struct sch **ret_s, struct err *e);
 enum err_code sch_start(struct sch *s, struct err *e); /* begins the thread */
@@ -154,6 +162,8 @@ struct sch_stats {
     uint64_t n_finished[5]; /* by enum sch_finish */
     uint64_t n_prompt_tok;
     uint64_t n_cached_tok;
+    uint64_t n_cached_disk_tok;
+    uint64_t n_recomputed_tok; /* computed before, given back for want of memory, and gone */
     uint64_t n_gen_tok;
     uint64_t n_step;
     uint64_t n_preempted;

@@ -1,5 +1,7 @@
 #include "scheduler/sequence.h"
 
+#include "scheduler/cache.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,7 +108,13 @@ enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_r
     q->prompt_logprobs = r->prompt_logprobs;
     q->keep_stop = r->keep_stop;
     q->deadline_us = r->deadline_us;
-    code = sch_text_init(&q->text, r->stop, r->n_stop, r->keep_stop, e);
+    q->shares = limits->shares;
+    if (q->shares) {
+        code = sch_cache_identity(&limits->eng->info, r->tenant, r->cache_salt, &q->identity, e);
+    }
+    if (!code) {
+        code = sch_text_init(&q->text, r->stop, r->n_stop, r->keep_stop, e);
+    }
     if (!code && sample_needs_state(&r->sample)) {
         code =
             sample_state_create(limits->eng->info.n_vocab, r->n_tok + q->n_gen_max, &q->counts, e);
@@ -233,12 +241,16 @@ struct sch_event sch_seq_end_event(const struct sch_seq *q, enum sch_finish fini
                                    const struct err *error)
 {
     bool matched = finish == SCH_FINISH_STOP && q->text.matched >= 0;
+    uint32_t n_known = q->n_charged < q->n_prompt ? q->n_charged : q->n_prompt;
     return (struct sch_event){
         .kind = SCH_EVENT_END,
         .finish = finish,
         .error = finish == SCH_FINISH_ERROR ? error : NULL,
         .stop_matched = matched ? q->text.stop.strings[q->text.matched].text : NULL,
         .n_prompt_tok = q->n_prompt,
+        .n_cached_tok = q->n_cached,
+        .n_cached_disk_tok = q->n_cached_disk,
+        .n_cache_write_tok = q->shares ? n_known - q->n_cached : 0,
         .n_gen_tok = q->n_gen,
     };
 }

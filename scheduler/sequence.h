@@ -20,6 +20,10 @@ struct sch_seq {
     enum sch_phase phase;
     struct sch_stream *st;
     struct kv_seq *kv; /* while running */
+    struct kv_identity identity;
+    bool shares;   /* its KV is in the prefix cache, under its identity */
+    bool follows;  /* it runs, but waits for KV that others compute or the disk reads */
+    bool is_large; /* what the cache has of it was not enough to let it in: no more guesses */
     void
         *state; /* [state_bytes] recurrent state, from the first run on; NULL: the model has none */
 
@@ -31,6 +35,14 @@ struct sch_seq {
     uint32_t n_gen_min;
     uint32_t n_scored;  /* prompt tokens with their event sent; the first has none */
     uint32_t n_charged; /* tokens its tenant has paid for: not twice after parking */
+    uint32_t n_cached;  /* prompt tokens it did not compute when it first ran */
+    uint32_t n_cached_disk;
+
+    struct kv_match match; /* while it follows, and as of match_epoch */
+    uint32_t n_match_disk; /* tokens that the disk brought for it since it was opened */
+    uint64_t match_epoch;
+    uint64_t follow_mark; /* how far what it waits for was … */
+    uint64_t follow_us;   /* … when that last changed; 0: not looked at yet */
 
     struct sample_params sample; /* bias and forbid point to own copies */
     struct sample_bias *bias;
@@ -51,6 +63,7 @@ struct sch_seq {
     uint32_t slice_idx;   /* which of the step's slices */
     uint32_t room;        /* events its reader has room for, as of this step */
     uint64_t full_us;     /* since when there is none; 0: there is */
+    uint64_t no_kv_us;    /* since when I/O alone keeps it from memory; 0: it does not */
     uint64_t deadline_us; /* 0: none */
     uint64_t admit_us;    /* first time it ran; 0: not yet */
     uint64_t first_us;    /* first token; 0: none yet */
@@ -63,6 +76,7 @@ struct sch_limits {
     const int32_t *eog; /* [n_eog] ids that end a generation */
     uint32_t n_eog;
     uint32_t n_tok_max; /* of prompt and answer: what context and KV budget allow */
+    bool shares;        /* sequences use the prefix cache */
 };
 
 /* Checks the request and copies all of it. Errors as sch_submit. */

@@ -1,6 +1,6 @@
-#include "scheduler/loop.h"
 
 #include "base/log.h"
+#include "scheduler/cache.h"
 
 #include <assert.h>
 
@@ -18,32 +18,34 @@ static void add_slice(struct sch *s, struct sch_seq *q, uint32_t n_tok, uint32_t
     ++*n_slice;
 }
 
-static struct sch_link *first_after(struct sch *s, uint64_t serial)
+/* Whether q can be in a step: its reader has room, and its tokens have memory. */
+static bool is_ready(const struct sch_seq *q)
 {
-    struct sch_link *l = s->running.next;
-    while (l != &s->running && sch_seq_of_link(l)->ticket.serial <= serial) {
-        l = l->next;
-    }
-    return l;
+    return q->room && !q->follows && kv_seq_n_tok_mapped(q->kv) >= sch_seq_n_tok(q);
 }
 
-/* Every sequence with one token left to compute, the oldest first. Growing may take memory from
- * younger ones and from those whose reader has no room, never from one planned already. */
-static uint32_t plan_decodes(struct sch *s, uint32_t *n_slice)
+/* Those that waited for what others compute begin, and all that compute get memory, the oldest
+ * first: maybe from those younger and from those whose reader has no room. */
+static void plan_memory(struct sch *s)
 {
-    uint32_t n_decode = 0;
     for (struct sch_link *l = s->running.next; l != &s->running;) {
         struct sch_seq *q = sch_seq_of_link(l);
         uint64_t serial = q->ticket.serial;
-        if (q->room && sch_seq_n_left(q) == 1) {
-            if (!sch_queue_grow(s, q)) {
-                l = first_after(s, serial);
-                continue;
-            }
+        bool computes = q->room && sch_cache_follow(s, q);
+        l = computes && !sch_queue_grow(s, q) ? sch_queue_after(s, serial) : q->link.next;
+    }
+}
+
+/* Every sequence with one token left to compute, the oldest first. */
+static uint32_t plan_decodes(struct sch *s, uint32_t *n_slice)
+{
+    uint32_t n_decode = 0;
+    for (struct sch_link *l = s->running.next; l != &s->running; l = l->next) {
+        struct sch_seq *q = sch_seq_of_link(l);
+        if (is_ready(q) && sch_seq_n_left(q) == 1) {
             add_slice(s, q, 1, n_slice);
             n_decode++;
         }
-        l = q->link.next;
     }
     return n_decode;
 }
@@ -53,7 +55,7 @@ static void plan_prefills(struct sch *s, uint32_t n_decode, uint32_t *n_slice)
     uint32_t n = 0;
     for (struct sch_link *l = s->running.next; l != &s->running; l = l->next) {
         struct sch_seq *q = sch_seq_of_link(l);
-        if (!q->room || sch_seq_n_left(q) < 2) {
+        if (!is_ready(q) || sch_seq_n_left(q) < 2) {
             continue;
         }
         bool scores = q->prompt_logprobs && q->n_scored < q->n_prompt;
@@ -138,6 +140,7 @@ static void take_slice(struct sch *s, struct sch_seq *q, const struct eng_slice 
     struct err e;
     enum sch_finish finish = SCH_FINISH_NONE;
     uint32_t n_gen = q->n_gen;
+    sch_cache_commit(s, q, c->n_tok); /* before q may end: what it computed stays for others */
     for (uint32_t k = 0; k < c->n_tok - c->out_from && !finish; k++) {
         if (picks[k].used) {
             finish = sch_seq_take(q, s->o.eng, picks[k].row, &picks[k].result, &e);
@@ -159,6 +162,7 @@ static void take_slice(struct sch *s, struct sch_seq *q, const struct eng_slice 
 bool sch_step_run(struct sch *s)
 {
     uint32_t n_slice = 0;
+    plan_memory(s);
     uint32_t n_decode = plan_decodes(s, &n_slice);
     plan_prefills(s, n_decode, &n_slice);
     if (!n_slice) {
@@ -182,6 +186,9 @@ bool sch_step_run(struct sch *s)
         return true;
     }
     sch_cost_add(&s->cost, n_row, took_us);
+    if (s->cost.has_slope) {
+        kv_set_recompute_rate(s->o.kv, 1e6 / s->cost.b_us);
+    }
     sch_hist_add(&s->board.now.step, took_us);
     pick_all(s, n_slice);
     const struct sch_pick *picks = s->picks;

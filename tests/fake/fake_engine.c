@@ -395,6 +395,7 @@ static enum err_code set_info(struct fake *f, struct err *e)
         .chunk_tok = o->chunk_tok ? o->chunk_tok : 64,
         .n_step_tok_max = o->n_step_tok_max ? o->n_step_tok_max : 4096,
     };
+    memcpy(info->weights_digest, &o->seed, sizeof o->seed);
     uint32_t per_tok = PAGE_BYTES / info->chunk_tok;
     info->n_ctx_train = info->n_ctx;
     info->n_step_out_max = o->n_step_out_max ? o->n_step_out_max : info->n_step_tok_max;

@@ -1,12 +1,14 @@
 /* A seeded simulation of scheduler, KV store and readers on the fake engine and a clock of its own:
  * one thread, so a seed replays to the event. Worlds of a few hundred requests differ in every
- * option: tiny memory, few mappings, small rings, failing steps, tight queues. Requests differ in
- * length, sampling, stops and deadlines; readers are quick, slow, stalled, or leave.
+ * option: tiny memory, few mappings, small rings, failing steps, tight queues, with the prefix
+ * cache or without, some with a disk below it that works or errs and a restart half-way. Requests
+ * differ in length, sampling, stops and deadlines, and share beginnings; readers are quick, slow,
+ * stalled, or leave.
  *
  * What must hold in every world:
  *   each request ends exactly once, and everything that was accepted ends
  *   an answer is the oracle's, a cut one a beginning of it
- *   the KV store's invariants hold after every step, and every frame is free at the end
+ *   the KV store's invariants hold after every step, and no frame is in use at the end
  *   nobody overtakes a request that has waited longer than the limit
  *   nothing stands still: whatever is left goes on when time passes
  *
@@ -17,17 +19,23 @@
 #include "scheduler/scheduler.h"
 #include "tests/fake/fake_engine.h"
 #include "tests/fake/fake_oracle.h"
+#include "tests/unit/kvstore/io_shim.h"
 
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define N_REQUEST_DEFAULT 100000
 #define N_WORLD_REQUEST   400
 #define N_PROMPT_MAX      60
 #define N_LIVE_MAX        200
 #define N_TICK_MAX        2000000
+#define N_REPLAYED        5 /* worlds run twice */
 #define N_STILL_MAX       10000
+#define N_DOC             4  /* beginnings that prompts of a world share */
+#define DISK_NAP_US       50 /* real time, in which the disk gets on */
 
 enum manner { QUICK, SLOW, STALLED, CANCELS, RELEASES, N_MANNER };
 
@@ -64,6 +72,12 @@ struct world {
     struct kv_store *kv;
     struct sch *s;
     struct sch_options o;
+    struct kv_options k;
+    struct shim shim;
+    struct kv_io_hook hook;
+    char dir[64]; /* empty: no disk */
+    bool restarts;
+    int32_t docs[N_DOC][N_PROMPT_MAX];
     uint32_t n_tok_max;
     uint32_t arrival_permille;
     struct client *live[N_LIVE_MAX];
@@ -76,6 +90,7 @@ struct world {
 
 struct totals {
     uint64_t n_request, n_refused, n_token, n_step, n_preempted, n_by_finish[5];
+    uint64_t n_prompt, n_cached, n_cached_disk, n_recomputed, n_restart;
 };
 
 static uint64_t base_seed;
@@ -111,6 +126,60 @@ static void on_step(void *arg, const struct eng_slice *slices, uint32_t n_slice)
     }
 }
 
+static int32_t draw_token(struct world *w)
+{
+    return FAKE_BYTE_FIRST + (int32_t)draw(w, w->g->info.n_vocab - FAKE_BYTE_FIRST);
+}
+
+/* A disk beside which time is real, so that its worlds do not replay. */
+static void choose_disk(struct world *w)
+{
+    static const enum shim_fault faults[] = {SHIM_NONE,  SHIM_NONE,       SHIM_EIO,
+                                             SHIM_SHORT, SHIM_FLIP,       SHIM_LATENCY,
+                                             SHIM_TORN,  SHIM_NO_PAYLOAD, SHIM_EAGAIN};
+    struct err e;
+    (void)snprintf(w->dir, sizeof w->dir, "/tmp/kvasir-sim-XXXXXX");
+    if (!mkdtemp(w->dir)) {
+        broken(w, "no temporary directory");
+    }
+    w->shim = (struct shim){.rng = rng_next(&w->rng)};
+    w->shim.fault = faults[draw(w, sizeof faults / sizeof *faults)];
+    w->shim.every = 2 + (uint32_t)draw(w, 20);
+    w->shim.torn_bytes = 512 * (uint32_t)draw(w, 9);
+    w->hook = (struct kv_io_hook){.wrap = shim_wrap, .arg = &w->shim};
+    w->k.disk =
+        (struct kv_disk_options){.dir = w->dir,
+                                 .cap_bytes = (32 + draw(w, 1000)) << 10,
+                                 .backend = chance(w, 500) ? KV_BACKEND_PREAD : KV_BACKEND_AUTO,
+                                 .io_timeout_us = 200000,
+                                 .tail_idle_us = 1 + draw(w, 20000),
+                                 .hook = &w->hook};
+    if (sch_kv_fingerprint(w->g, w->k.disk.fingerprint, &e)) {
+        broken(w, e.msg);
+    }
+    w->restarts = chance(w, 700);
+}
+
+static void open_store(struct world *w)
+{
+    struct err e;
+    if (kv_store_create(&w->k, &w->kv, &e)) {
+        broken(w, e.msg);
+    }
+    w->o.kv = w->kv;
+    if (sch_create(&w->o, &w->s, &e)) {
+        broken(w, e.msg);
+    }
+}
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *at)
+{
+    (void)st;
+    (void)kind;
+    (void)at;
+    return remove(path);
+}
+
 static void open_world(struct world *w, uint64_t id)
 {
     struct err e;
@@ -128,18 +197,14 @@ static void open_world(struct world *w, uint64_t id)
         broken(w, e.msg);
     }
     uint32_t n_frame = 1 + (uint32_t)draw(w, chance(w, 500) ? 12 : 200);
-    struct kv_options k = {.ram_bytes = n_frame * (uint64_t)w->g->info.chunk_bytes,
-                           .chunk_tok = f.chunk_tok,
-                           .chunk_bytes = w->g->info.chunk_bytes,
-                           .n_seq_tok_max = f.n_ctx,
-                           .n_vma_max = chance(w, 100) ? 128 : 0};
-    if (kv_store_create(&k, &w->kv, &e)) {
-        broken(w, e.msg);
-    }
+    w->k = (struct kv_options){.ram_bytes = n_frame * (uint64_t)w->g->info.chunk_bytes,
+                               .chunk_tok = f.chunk_tok,
+                               .chunk_bytes = w->g->info.chunk_bytes,
+                               .n_seq_tok_max = f.n_ctx,
+                               .n_vma_max = chance(w, 100) ? 128 : 0};
     w->step_us = draw(w, 3000);
     w->row_us = 1 + draw(w, 200);
     w->o = (struct sch_options){.eng = w->g,
-                                .kv = w->kv,
                                 .n_queued_max = 1 + (uint32_t)draw(w, 60),
                                 .n_running_max = 1 + (uint32_t)draw(w, 40),
                                 .n_step_tok_max = chance(w, 300) ? 1 + (uint32_t)draw(w, 60) : 0,
@@ -147,12 +212,18 @@ static void open_world(struct world *w, uint64_t id)
                                 .n_event_max = 1 + (uint32_t)draw(w, chance(w, 500) ? 8 : 200),
                                 .reader_stall_us = chance(w, 700) ? 1 + draw(w, 5000000) : 0,
                                 .wait_max_us = 1 + draw(w, 3000000),
+                                .prefix_cache = chance(w, 750),
+                                .kv_flush_us = 1000000,
                                 .check_kv = true,
                                 .now_us = world_now,
                                 .now_arg = w};
-    if (sch_create(&w->o, &w->s, &e)) {
-        broken(w, e.msg);
+    for (uint32_t i = 0; i < N_DOC * N_PROMPT_MAX; i++) {
+        w->docs[i / N_PROMPT_MAX][i % N_PROMPT_MAX] = draw_token(w);
     }
+    if (w->o.prefix_cache && id >= N_REPLAYED && chance(w, 250)) {
+        choose_disk(w);
+    }
+    open_store(w);
     uint32_t n_kv_tok = n_frame * f.chunk_tok;
     w->n_tok_max = n_kv_tok < f.n_ctx ? n_kv_tok : f.n_ctx;
     w->arrival_permille = 20 + (uint32_t)draw(w, 980);
@@ -195,9 +266,10 @@ static struct client *make_client(struct world *w)
     r->n_tok = 1 + (uint32_t)draw(w, n_max ? n_max : 1);
     r->n_tok = r->n_tok > n_max ? n_max : r->n_tok;
     r->tokens = c->tokens;
+    const int32_t *doc = w->docs[draw(w, N_DOC)];
+    uint32_t n_shared = (uint32_t)draw(w, N_PROMPT_MAX + 1) * chance(w, 700);
     for (uint32_t i = 0; i < r->n_tok; i++) {
-        uint32_t n_plain = w->g->info.n_vocab - FAKE_BYTE_FIRST;
-        c->tokens[i] = FAKE_BYTE_FIRST + (int32_t)draw(w, n_plain);
+        c->tokens[i] = i < n_shared ? doc[i] : draw_token(w);
     }
     r->n_gen_max = chance(w, 30) ? 0 : 1 + (uint32_t)draw(w, chance(w, 200) ? 120 : 20);
     r->n_gen_min = chance(w, 100) ? (uint32_t)draw(w, 15) : 0;
@@ -206,6 +278,7 @@ static struct client *make_client(struct world *w)
     r->keep_stop = chance(w, 300);
     r->prompt_logprobs = chance(w, 60);
     r->tenant = tenants[draw(w, 4)];
+    r->cache_salt = chance(w, 100) ? tenants[draw(w, 4)] : NULL;
     r->deadline_us = chance(w, 50) ? w->now_us + draw(w, 400000) : 0;
     if (chance(w, 300)) {
         r->n_stop = 1 + (uint32_t)draw(w, 3);
@@ -293,7 +366,7 @@ static void take_end(struct world *w, struct client *c, const struct sch_event *
     if (whole && c->req.prompt_logprobs && c->n_of_prompt + 1 != c->req.n_tok) {
         broken(w, "a prompt not scored to its end");
     }
-    bool may_cancel = c->cancelled || w->stops_early || w->o.reader_stall_us;
+    bool may_cancel = c->cancelled || w->stops_early || w->o.reader_stall_us || w->restarts;
     if (ev->finish == SCH_FINISH_CANCELLED && !may_cancel) {
         broken(w, "cancelled by nobody");
     }
@@ -303,6 +376,11 @@ static void take_end(struct world *w, struct client *c, const struct sch_event *
     }
     if (ev->n_gen_tok != c->n_gen && whole) {
         broken(w, "a wrong count of tokens");
+    }
+    if (ev->n_cached_tok >= c->req.n_tok || ev->n_cached_disk_tok > ev->n_cached_tok ||
+        ev->n_cached_tok + ev->n_cache_write_tok > c->req.n_tok ||
+        (c->req.prompt_logprobs && ev->n_cached_tok)) {
+        broken(w, "a wrong count of cached tokens");
     }
     if (w->n_span < N_WORLD_REQUEST) {
         w->spans[w->n_span++] = (struct wait_span){.submit_us = c->submit_us,
@@ -372,9 +450,8 @@ static void check_overtaking(const struct world *w)
     }
 }
 
-static void close_world(struct world *w, struct totals *t)
+static void end_live(struct world *w, struct totals *t)
 {
-    sch_stop(w->s, 0);
     for (uint32_t i = 0; i < w->n_live; i++) {
         struct client *c = w->live[i];
         struct sch_event ev = {0};
@@ -392,6 +469,13 @@ static void close_world(struct world *w, struct totals *t)
         sch_stream_release(c->st);
         end_client(c);
     }
+    w->n_live = 0;
+}
+
+static void close_store(struct world *w, struct totals *t)
+{
+    sch_stop(w->s, 0);
+    end_live(w, t);
     struct sch_stats st;
     sch_get_stats(w->s, &st);
     uint64_t n_finished = 0;
@@ -401,19 +485,33 @@ static void close_world(struct world *w, struct totals *t)
     if (n_finished != st.n_submitted || st.n_running || st.n_queued) {
         broken(w, "accepted and ended requests differ in number");
     }
-    if (st.kv.n_frame_active || st.kv.n_seq || st.kv.n_frame_free != st.kv.n_frame_total) {
+    uint64_t n_io = st.kv.n_frame_loading + st.kv.n_frame_writing;
+    if (st.kv.n_frame_active || st.kv.n_seq || (n_io && !w->dir[0]) ||
+        st.kv.n_frame_free + st.kv.n_frame_cached + n_io != st.kv.n_frame_total) {
         broken(w, "KV memory that nobody gave back");
     }
     if (fake_engine_counts(w->g).n_bad_read) {
         broken(w, "KV memory that was not what had been written");
     }
-    check_overtaking(w);
     t->n_step += st.n_step;
     t->n_preempted += st.n_preempted;
+    t->n_prompt += st.n_prompt_tok;
+    t->n_cached += st.n_cached_tok;
+    t->n_cached_disk += st.n_cached_disk_tok;
+    t->n_recomputed += st.n_recomputed_tok;
     mix_trace(w, st.n_step ^ st.n_preempted << 32);
     sch_destroy(w->s);
     kv_store_destroy(w->kv);
+}
+
+static void close_world(struct world *w, struct totals *t)
+{
+    close_store(w, t);
+    check_overtaking(w);
     eng_close(w->g);
+    if (w->dir[0] && nftw(w->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS)) {
+        broken(w, "the temporary directory stays");
+    }
 }
 
 static uint64_t run_world(uint64_t id, struct totals *t, bool verbose)
@@ -422,6 +520,7 @@ static uint64_t run_world(uint64_t id, struct totals *t, bool verbose)
     open_world(&w, id);
     uint64_t n_before = t->n_request;
     uint32_t n_still = 0;
+    bool restart = w.restarts;
     for (uint32_t tick = 0;; tick++) {
         uint64_t n_sent = t->n_request - n_before;
         while (n_sent < N_WORLD_REQUEST && w.n_live < N_LIVE_MAX &&
@@ -431,6 +530,12 @@ static uint64_t run_world(uint64_t id, struct totals *t, bool verbose)
             if (chance(&w, 300)) {
                 break;
             }
+        }
+        if (restart && n_sent >= N_WORLD_REQUEST / 2) {
+            restart = false;
+            t->n_restart++;
+            close_store(&w, t);
+            open_store(&w);
         }
         bool worked = sch_step(w.s);
         for (uint32_t i = 0; i < w.n_live;) {
@@ -442,7 +547,10 @@ static uint64_t run_world(uint64_t id, struct totals *t, bool verbose)
                 i++;
             }
         }
-        w.now_us += worked ? draw(&w, 300) : draw(&w, 50000);
+        w.now_us += draw(&w, worked ? 300 : w.dir[0] ? 1000 : 50000);
+        if (!worked && w.dir[0]) {
+            clock_sleep_us(DISK_NAP_US);
+        }
         n_still = worked ? 0 : n_still + 1;
         if (n_still > N_STILL_MAX || tick > N_TICK_MAX) {
             broken(&w, "it stands still");
@@ -496,7 +604,7 @@ int main(int argc, char **argv)
     while (only < 0 && t.n_request < n_request) {
         uint64_t trace = run_world(n_world, &t, verbose);
         struct totals again = {0};
-        if (n_world < 3 && trace != run_world(n_world, &again, false)) {
+        if (n_world < N_REPLAYED && trace != run_world(n_world, &again, false)) {
             (void)fprintf(stderr, "sim: world %llu does not replay\n", (unsigned long long)n_world);
             return 1;
         }
@@ -505,13 +613,17 @@ int main(int argc, char **argv)
     double s = (double)(clock_mono_us() - start_us) / 1e6;
     printf("sim: %llu requests in %llu worlds, %llu tokens, %llu steps, %.1f s\n"
            "sim: %llu stop, %llu length, %llu cancelled, %llu error; %llu refused, %llu times "
-           "memory given back\n",
+           "memory given back\n"
+           "sim: of %llu prompt tokens %llu cached, %llu of them from disk; %llu computed again; "
+           "%llu restarts\n",
            (unsigned long long)t.n_request, (unsigned long long)n_world,
            (unsigned long long)t.n_token, (unsigned long long)t.n_step, s,
            (unsigned long long)t.n_by_finish[SCH_FINISH_STOP],
            (unsigned long long)t.n_by_finish[SCH_FINISH_LENGTH],
            (unsigned long long)t.n_by_finish[SCH_FINISH_CANCELLED],
            (unsigned long long)t.n_by_finish[SCH_FINISH_ERROR], (unsigned long long)t.n_refused,
-           (unsigned long long)t.n_preempted);
+           (unsigned long long)t.n_preempted, (unsigned long long)t.n_prompt,
+           (unsigned long long)t.n_cached, (unsigned long long)t.n_cached_disk,
+           (unsigned long long)t.n_recomputed, (unsigned long long)t.n_restart);
     return 0;
 }

@@ -17,12 +17,18 @@ struct rig {
     uint32_t n_tok_max;      /* of prompt and answer */
     uint32_t n_row_last;     /* of the last step */
     uint32_t n_slice_last;
+    uint64_t n_row; /* of all steps */
+    bool has_disk;
 };
 
 /* Zero fields get roomy defaults; engine and kv are filled in. n_frame: chunks of KV memory. */
 void rig_open(struct rig *r, const struct fake_options *fake, const struct sch_options *options,
               uint32_t n_frame);
-void rig_close(struct rig *r); /* checks that every frame is free */
+/* The same with a disk; its fingerprint is filled in. */
+void rig_open_disk(struct rig *r, const struct fake_options *fake,
+                   const struct sch_options *options, uint32_t n_frame,
+                   const struct kv_disk_options *disk);
+void rig_close(struct rig *r); /* checks that no frame is in use */
 
 struct reader {
     struct sch_stream *st;
