@@ -60,10 +60,15 @@ struct eng *golden_open(const char *model_path, const char *isa, uint32_t n_thre
     return g;
 }
 
-void *golden_kv(const struct eng *g)
+size_t golden_kv_bytes(const struct eng *g)
 {
     size_t n_chunk = (g->info.n_ctx + g->info.chunk_tok - 1) / g->info.chunk_tok;
-    size_t n_byte = n_chunk * g->info.chunk_bytes + (g->info.state_bytes + 4095) / 4096 * 4096;
+    return n_chunk * g->info.chunk_bytes + (g->info.state_bytes + 4095) / 4096 * 4096;
+}
+
+void *golden_kv(const struct eng *g)
+{
+    size_t n_byte = golden_kv_bytes(g);
     void *kv = aligned_alloc(4096, n_byte);
     memset(kv, 0xff, n_byte);
     return kv;

@@ -22,6 +22,7 @@ struct eng *golden_open(const char *model_path, const char *isa, uint32_t n_thre
 /* Memory for one sequence of n_ctx tokens, full of NaN: what is not written must not be read. The
  * recurrent state of models that have one lies behind the KV. */
 void *golden_kv(const struct eng *g);
+size_t golden_kv_bytes(const struct eng *g);       /* of it, state included */
 void *golden_state(const struct eng *g, void *kv); /* NULL where there is none */
 
 /* Runs tokens through the model from position 0 in slices of at most n_step rows, all rows' logits

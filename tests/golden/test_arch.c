@@ -4,6 +4,7 @@
 #include "engine/arch/arch.h"
 #include "engine/kernels/cpu.h"
 #include "tests/golden/golden.h"
+#include "tests/golden/same.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -66,71 +67,6 @@ static double prompt_diff(const struct golden *g, const float *logits, uint32_t 
     return max;
 }
 
-/* The prompt in slices, its own logits compared bit by bit with `want`. */
-static bool same_in_slices(struct eng *e, const struct golden *g, const float *want)
-{
-    static const uint32_t steps[] = {1, 7, 16};
-    size_t n = (size_t)g->n_prompt * e->info.n_vocab;
-    float *got = malloc(n * sizeof *got);
-    bool ok = true;
-    for (size_t i = 0; ok && i < sizeof steps / sizeof steps[0]; i++) {
-        void *kv = golden_kv(e);
-        ok = golden_logits(e, kv, g->prompt, g->n_prompt, 0, steps[i], got) &&
-             memcmp(got, want, n * sizeof *got) == 0;
-        if (!ok) {
-            fprintf(stderr, "%s: slices of %u give other bits\n", g->name, steps[i]);
-        }
-        free(kv);
-    }
-    free(got);
-    return ok;
-}
-
-/* The prompt in two slices, each beside one of another sequence, the first without logits. */
-static bool same_in_batch(struct eng *e, const struct golden *g, const float *want)
-{
-    uint32_t half = g->n_prompt / 2;
-    uint32_t rest = g->n_prompt - half;
-    size_t n_vocab = e->info.n_vocab;
-    int32_t other[8] = {1, 400, 7, 300, 11, 12, 13, 14};
-    void *kv = golden_kv(e);
-    void *kv_other = golden_kv(e);
-    struct err err;
-    struct eng_slice first[] = {{.tokens = other,
-                                 .n_tok = 5,
-                                 .pos = 0,
-                                 .kv = kv_other,
-                                 .state = golden_state(e, kv_other),
-                                 .out_from = 4},
-                                {.tokens = g->prompt,
-                                 .n_tok = half,
-                                 .pos = 0,
-                                 .kv = kv,
-                                 .state = golden_state(e, kv),
-                                 .out_from = half}};
-    struct eng_slice second[] = {{.tokens = other + 5,
-                                  .n_tok = 3,
-                                  .pos = 5,
-                                  .kv = kv_other,
-                                  .state = golden_state(e, kv_other),
-                                  .out_from = 1},
-                                 {.tokens = g->prompt + half,
-                                  .n_tok = rest,
-                                  .pos = half,
-                                  .kv = kv,
-                                  .state = golden_state(e, kv),
-                                  .out_from = 2}};
-    bool ok = !eng_step(e, first, 2, &err) && !eng_step(e, second, 2, &err);
-    size_t n = (rest - 2) * n_vocab;
-    ok = ok && memcmp(second[1].logits, want + (half + 2) * n_vocab, n * sizeof(float)) == 0;
-    if (!ok) {
-        fprintf(stderr, "%s: beside another sequence it gives other bits\n", g->name);
-    }
-    free(kv);
-    free(kv_other);
-    return ok;
-}
-
 /* Greedy ids as the reference has them, and the logits of its five best at each step. */
 static bool greedy_matches(struct eng *e, const struct golden *g, double *ret_diff)
 {
@@ -167,36 +103,11 @@ static bool greedy_matches(struct eng *e, const struct golden *g, double *ret_di
     return ok;
 }
 
-static float *prompt_logits(struct eng *e, const struct golden *g)
-{
-    float *logits = malloc((size_t)g->n_prompt * e->info.n_vocab * sizeof *logits);
-    void *kv = golden_kv(e);
-    if (!golden_logits(e, kv, g->prompt, g->n_prompt, 0, g->n_prompt, logits)) {
-        free(logits);
-        logits = NULL;
-    }
-    free(kv);
-    return logits;
-}
-
-static bool same_on_two_threads(const char *model, const char *isa, const struct golden *g,
-                                const float *want)
-{
-    struct eng *e = golden_open(model, isa, 2);
-    float *got = e ? prompt_logits(e, g) : NULL;
-    bool ok = got && memcmp(got, want, (size_t)g->n_prompt * e->info.n_vocab * sizeof *got) == 0;
-    if (!ok) {
-        fprintf(stderr, "%s: two threads give other bits\n", g->name);
-    }
-    free(got);
-    eng_close(e);
-    return ok;
-}
-
 static bool check(const char *model, const char *isa, const struct golden *g)
 {
     struct eng *e = golden_open(model, isa, 1);
-    float *logits = e ? prompt_logits(e, g) : NULL;
+    struct same_prompt p = {g->name, g->prompt, g->n_prompt};
+    float *logits = e ? same_prompt_logits(e, &p) : NULL;
     bool ok = logits != NULL;
     double diff = 0;
     double greedy_diff = 0;
@@ -206,9 +117,10 @@ static bool check(const char *model, const char *isa, const struct golden *g)
         ok = diff <= (exact ? TOLERANCE : QUANT_DIFF_MAX);
         ok = (!exact || greedy_matches(e, g, &greedy_diff)) && ok;
         ok = (!exact || greedy_diff <= TOLERANCE) && ok;
-        ok = same_in_slices(e, g, logits) && ok;
-        ok = same_in_batch(e, g, logits) && ok;
-        ok = same_on_two_threads(model, isa, g, logits) && ok;
+        ok = same_in_slices(e, &p, logits) && ok;
+        ok = same_in_batch(e, &p, logits) && ok;
+        ok = same_from_copy(e, &p, logits) && ok;
+        ok = same_on_two_threads(model, isa, &p, logits) && ok;
         printf("%-4s %-20s %-7s logits %.2g, greedy %.2g\n", ok ? "ok" : "FAIL", g->name,
                e->info.isa, diff, greedy_diff);
     }
