@@ -194,10 +194,15 @@ static inline void eng_parallel(struct eng *g, uint32_t n_item,
     }
 }
 
-/* One vector of a sequence's hidden states [n_tok, n_embd]: their mean, the first or the last. NONE
- * counts as MEAN. normalize: to length 1. out: [n_embd]. */
-void eng_pool_hidden(enum eng_pooling pooling, const float *hidden, uint32_t n_tok, uint32_t n_embd,
-                     bool normalize, float *out);
+/* One vector of a sequence's hidden states: their mean, the first or the last. NONE counts as MEAN.
+ * The rows are added as they come, in order: hidden [n_row, n_embd] of positions from pos on, into
+ * sum [n_embd], zero before the first. Rows that the pooling has no use for may be left out, and
+ * how they are parted does not change a bit. Then eng_pool_end makes out [n_embd] of it; normalize:
+ * to length 1. */
+void eng_pool_add(enum eng_pooling pooling, const float *hidden, uint32_t pos, uint32_t n_row,
+                  uint32_t n_tok, uint32_t n_embd, double *sum);
+void eng_pool_end(enum eng_pooling pooling, const double *sum, uint32_t n_tok, uint32_t n_embd,
+                  bool normalize, float *out);
 
 enum err_code eng_ids_push(struct eng_ids *l, int32_t id, struct err *e);
 void eng_ids_free(struct eng_ids *l);

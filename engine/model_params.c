@@ -251,6 +251,15 @@ static void set_defaults(struct model *m)
     m->ffn_norm_name = "ffn_norm";
 }
 
+#define POOLING_RANK 4 /* a classifier's: encoders refuse it, for others it says nothing */
+
+static void read_pooling(struct meta *k, struct model *m)
+{
+    static const enum eng_pooling kinds[POOLING_RANK + 1] = {ENG_POOLING_NONE, ENG_POOLING_MEAN,
+                                                             ENG_POOLING_CLS, ENG_POOLING_LAST};
+    m->pooling = kinds[meta_u32_or(k, "pooling_type", 0, POOLING_RANK, 0)];
+}
+
 static void read_common(struct meta *k, struct model *m, uint32_t n_ctx)
 {
     set_defaults(m);
@@ -272,6 +281,7 @@ static void read_common(struct meta *k, struct model *m, uint32_t n_ctx)
         return;
     }
     read_layer_sizes(k, m);
+    read_pooling(k, m);
     m->attn_scale = (float)meta_f64_or(k, "attention.scale", 0, 1e3, 0);
     read_rope(k, m);
     read_experts(k, m);

@@ -49,6 +49,9 @@ static void fit_options(struct sch *s)
     s->limits.eng = s->o.eng;
     s->limits.shares = s->o.prefix_cache && !info->state_bytes && !info->encoder;
     s->limits.n_tok_max = n_kv_tok < info->n_ctx ? (uint32_t)n_kv_tok : info->n_ctx;
+    if (info->encoder) { /* a text is one slice */
+        s->limits.n_tok_max = min_u32(s->limits.n_tok_max, s->o.n_step_tok_max);
+    }
 }
 
 static enum err_code find_eog(struct sch *s, struct err *e)

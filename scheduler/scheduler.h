@@ -75,9 +75,11 @@ struct sch_request {
     uint32_t n_stop_id;
     bool keep_stop; /* the stop string, or the text of the id that ended, stays in the output */
     bool ignore_eos;
-    bool show_special;      /* control tokens appear as text */
-    bool prompt_logprobs;   /* a TOKEN event for every prompt token from the second on */
-    const char *tenant;     /* copied; for fairness, and KV is shared inside it. NULL: "" */
+    bool show_special;        /* control tokens appear as text */
+    bool prompt_logprobs;     /* a TOKEN event for every prompt token from the second on */
+    bool embed;               /* one vector for the prompt, with the END; n_gen_max is 0 */
+    enum eng_pooling pooling; /* with embed: how it is made of the prompt's rows */
+    const char *tenant;       /* copied; for fairness, and KV is shared inside it. NULL: "" */
     const char *cache_salt; /* KV is shared only among equal ones, inside the tenant. NULL: none */
     uint64_t deadline_us;   /* monotonic; 0: none. Passed: SCH_FINISH_ERROR with ERR_TIMEOUT */
     /* Called on the scheduler's thread when events became readable after the ring was empty. Must
@@ -105,6 +107,8 @@ struct sch_event {
     enum sch_finish finish;
     const struct err *error;  /* with SCH_FINISH_ERROR */
     const char *stop_matched; /* the stop string that ended it, or NULL */
+    const float *embedding;   /* [n_embd] of length 1, with `embed` and no error; valid until the
+                               * stream is released */
     uint32_t n_prompt_tok;
     uint32_t n_cached_tok;      /* of the prompt, not computed for it */
     uint32_t n_cached_disk_tok; /* of those, the ones that came from disk */
@@ -131,7 +135,8 @@ void sch_destroy(struct sch *s); /* after sch_stop, streams released; NULL is le
 /* One turn of the loop; false when it found nothing to do. For tests without a thread. */
 bool sch_step(struct sch *s);
 
-/* ERR_FULL: queue full or draining. ERR_INVALID: tokens out of range. ERR_LIMIT: the prompt and one
+/* ERR_FULL: queue full or draining. ERR_INVALID: tokens out of range. ERR_UNSUPPORTED: an answer
+ * from an encoder, a vector from a model without hidden states. ERR_LIMIT: the prompt and one
  * token do not fit the context or the KV budget. n_gen_max is cut to what the context leaves. */
 enum err_code sch_submit(struct sch *s, const struct sch_request *r, struct sch_stream **ret_st,
                          struct err *e);

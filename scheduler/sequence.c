@@ -19,6 +19,13 @@ static enum err_code check_request(const struct sch_limits *limits, const struct
                            (int)r->tokens[i], n_vocab);
         }
     }
+    if (limits->eng->info.encoder && !r->embed) {
+        return err_set(e, ERR_UNSUPPORTED,
+                       "this model is an encoder: it makes embeddings, not text");
+    }
+    if (r->embed && (!limits->eng->info.n_embd || r->n_gen_max)) {
+        return err_set(e, ERR_UNSUPPORTED, "this model makes no embeddings");
+    }
     uint32_t n_more = r->n_gen_max ? 1 : 0;
     if (r->n_tok > limits->n_tok_max || limits->n_tok_max - r->n_tok < n_more) {
         bool by_ctx = limits->n_tok_max == limits->eng->info.n_ctx;
@@ -65,6 +72,15 @@ static bool copy_lists(struct sch_seq *q, const struct sch_limits *limits,
     return true;
 }
 
+static bool make_pool(struct sch_seq *q, const struct eng *eng, const struct sch_request *r)
+{
+    uint32_t n_embd = eng->info.n_embd;
+    q->pooling = r->pooling;
+    q->pool = r->embed ? calloc(n_embd, sizeof *q->pool) : NULL;
+    q->embedding = r->embed ? calloc(n_embd, sizeof *q->embedding) : NULL;
+    return !r->embed || (q->pool && q->embedding);
+}
+
 static bool copy_tokens(struct sch_seq *q, const struct eng *eng, const struct sch_request *r)
 {
     q->tokens = malloc(((size_t)r->n_tok + q->n_gen_max) * sizeof *q->tokens);
@@ -108,7 +124,8 @@ enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_r
     q->prompt_logprobs = r->prompt_logprobs;
     q->keep_stop = r->keep_stop;
     q->deadline_us = r->deadline_us;
-    q->shares = limits->shares;
+    /* A mean needs every row: none of them may be taken over. */
+    q->shares = limits->shares && (!r->embed || r->pooling == ENG_POOLING_LAST);
     if (q->shares) {
         code = sch_cache_identity(&limits->eng->info, r->tenant, r->cache_salt, &q->identity, e);
     }
@@ -119,7 +136,8 @@ enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_r
         code =
             sample_state_create(limits->eng->info.n_vocab, r->n_tok + q->n_gen_max, &q->counts, e);
     }
-    if (!code && (!copy_lists(q, limits, r) || !copy_tokens(q, limits->eng, r))) {
+    if (!code && (!copy_lists(q, limits, r) || !copy_tokens(q, limits->eng, r) ||
+                  !make_pool(q, limits->eng, r))) {
         code = err_set(e, ERR_NOMEM, "out of memory for a request of %u tokens", r->n_tok);
     }
     if (code) {
@@ -139,6 +157,8 @@ void sch_seq_destroy(struct sch_seq *q)
         free(q->stop_id);
         free(q->tenant);
         free(q->state);
+        free(q->pool);
+        free(q->embedding);
         sample_state_destroy(q->counts);
         sch_text_finish(&q->text);
         free(q);
@@ -147,6 +167,10 @@ void sch_seq_destroy(struct sch_seq *q)
 
 uint32_t sch_seq_out_from(const struct sch_seq *q, uint32_t n_tok)
 {
+    if (q->pool) {
+        bool last = q->n_computed + n_tok == q->n_prompt;
+        return q->pooling != ENG_POOLING_LAST ? 0 : last ? n_tok - 1 : n_tok;
+    }
     uint32_t end = q->n_computed + n_tok;
     uint32_t from = end == sch_seq_n_tok(q) && q->n_gen_max ? end - 1 : end;
     /* Row i scores token i + 1. */
@@ -222,6 +246,19 @@ bool sch_seq_pick(const struct sch_seq *q, struct sample_scratch *scratch, float
     return true;
 }
 
+void sch_seq_pool(struct sch_seq *q, const struct eng *eng, const float *hidden, uint32_t pos,
+                  uint32_t n_row)
+{
+    uint32_t n_embd = eng->info.n_embd;
+    if (pos == 0) { /* also when it starts again, after its memory was taken */
+        memset(q->pool, 0, n_embd * sizeof *q->pool);
+    }
+    eng_pool_add(q->pooling, hidden, pos, n_row, q->n_prompt, n_embd, q->pool);
+    if (pos + n_row == q->n_prompt) {
+        eng_pool_end(q->pooling, q->pool, q->n_prompt, n_embd, true, q->embedding);
+    }
+}
+
 enum sch_finish sch_seq_take(struct sch_seq *q, const struct eng *eng, uint32_t row,
                              const struct sample_result *r, struct err *e)
 {
@@ -247,6 +284,7 @@ struct sch_event sch_seq_end_event(const struct sch_seq *q, enum sch_finish fini
         .finish = finish,
         .error = finish == SCH_FINISH_ERROR ? error : NULL,
         .stop_matched = matched ? q->text.stop.strings[q->text.matched].text : NULL,
+        .embedding = finish == SCH_FINISH_LENGTH ? q->embedding : NULL,
         .n_prompt_tok = q->n_prompt,
         .n_cached_tok = q->n_cached,
         .n_cached_disk_tok = q->n_cached_disk,

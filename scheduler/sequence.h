@@ -55,6 +55,9 @@ struct sch_seq {
     bool show_special;
     bool prompt_logprobs;
     bool keep_stop;
+    double *pool;     /* [n_embd] sums for its vector; NULL: none is wanted */
+    float *embedding; /* [n_embd] once made */
+    enum eng_pooling pooling;
     char *tenant;
     struct eng_detok detok;
     struct sch_text text;
@@ -112,6 +115,10 @@ uint32_t sch_seq_out_from(const struct sch_seq *q, uint32_t n_tok);
  * so that all rows of a step can be looked at together, by any threads. */
 bool sch_seq_pick(const struct sch_seq *q, struct sample_scratch *scratch, float *logits,
                   uint32_t row, struct sample_result *ret_r);
+/* Takes hidden states of rows [pos, pos + n_row) for its vector, which is whole with the prompt's
+ * last. */
+void sch_seq_pool(struct sch_seq *q, const struct eng *eng, const float *hidden, uint32_t pos,
+                  uint32_t n_row);
 /* Takes what sch_seq_pick found, rows in order, and sends its event. Returns how the answer ended,
  * or SCH_FINISH_NONE; with SCH_FINISH_ERROR, *e says why. */
 enum sch_finish sch_seq_take(struct sch_seq *q, const struct eng *eng, uint32_t row,

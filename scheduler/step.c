@@ -14,6 +14,7 @@ static void add_slice(struct sch *s, struct sch_seq *q, uint32_t n_tok, uint32_t
                                              .pos = q->n_computed,
                                              .kv = kv_seq_base(q->kv),
                                              .state = q->state,
+                                             .want_hidden = q->pool != NULL,
                                              .out_from = sch_seq_out_from(q, n_tok)};
     ++*n_slice;
 }
@@ -48,6 +49,23 @@ static uint32_t plan_decodes(struct sch *s, uint32_t *n_slice)
         }
     }
     return n_decode;
+}
+
+/* An encoder reads each text in one piece: as many as fit the budget, the oldest first, one at
+ * least. */
+static void plan_texts(struct sch *s, uint32_t *n_slice)
+{
+    struct sch_budget_in in = {.n_step_tok_max = s->o.n_step_tok_max,
+                               .itl_target_us = s->o.itl_target_us};
+    uint32_t budget = sch_prefill_budget(&s->cost, &in);
+    for (struct sch_link *l = s->running.next; l != &s->running; l = l->next) {
+        struct sch_seq *q = sch_seq_of_link(l);
+        uint32_t n_tok = sch_seq_n_left(q);
+        if (is_ready(q) && (n_tok <= budget || !*n_slice)) {
+            add_slice(s, q, n_tok, n_slice);
+            budget -= n_tok < budget ? n_tok : budget;
+        }
+    }
 }
 
 static void plan_prefills(struct sch *s, uint32_t n_decode, uint32_t *n_slice)
@@ -118,7 +136,7 @@ static void pick_all(struct sch *s, uint32_t n_slice)
     uint32_t n = 0;
     for (uint32_t i = 0; i < n_slice; i++) {
         const struct eng_slice *c = &s->slices[i];
-        for (uint32_t k = c->out_from; k < c->n_tok; k++) {
+        for (uint32_t k = c->out_from; !c->want_hidden && k < c->n_tok; k++) {
             s->picks[n++] = (struct sch_pick){.q = s->stepping[i],
                                               .logits = c->logits + (k - c->out_from) * n_vocab,
                                               .row = c->pos + k};
@@ -133,7 +151,12 @@ static void pick_all(struct sch *s, uint32_t n_slice)
     }
 }
 
-/* Takes what came of a slice's rows, picks[0, n_tok - out_from), and counts its tokens. */
+static uint32_t n_pick(const struct eng_slice *c)
+{
+    return c->want_hidden ? 0 : c->n_tok - c->out_from;
+}
+
+/* Takes what came of a slice's rows, picks[0, n_pick), and counts its tokens. */
 static void take_slice(struct sch *s, struct sch_seq *q, const struct eng_slice *c,
                        const struct sch_pick *picks)
 {
@@ -141,7 +164,10 @@ static void take_slice(struct sch *s, struct sch_seq *q, const struct eng_slice 
     enum sch_finish finish = SCH_FINISH_NONE;
     uint32_t n_gen = q->n_gen;
     sch_cache_commit(s, q, c->n_tok); /* before q may end: what it computed stays for others */
-    for (uint32_t k = 0; k < c->n_tok - c->out_from && !finish; k++) {
+    if (c->want_hidden && c->out_from < c->n_tok) {
+        sch_seq_pool(q, s->o.eng, c->hidden, c->pos + c->out_from, c->n_tok - c->out_from);
+    }
+    for (uint32_t k = 0; k < n_pick(c) && !finish; k++) {
         if (picks[k].used) {
             finish = sch_seq_take(q, s->o.eng, picks[k].row, &picks[k].result, &e);
         }
@@ -163,8 +189,12 @@ bool sch_step_run(struct sch *s)
 {
     uint32_t n_slice = 0;
     plan_memory(s);
-    uint32_t n_decode = plan_decodes(s, &n_slice);
-    plan_prefills(s, n_decode, &n_slice);
+    if (s->o.eng->info.encoder) {
+        plan_texts(s, &n_slice);
+    } else {
+        uint32_t n_decode = plan_decodes(s, &n_slice);
+        plan_prefills(s, n_decode, &n_slice);
+    }
     if (!n_slice) {
         return false;
     }
@@ -194,7 +224,7 @@ bool sch_step_run(struct sch *s)
     const struct sch_pick *picks = s->picks;
     for (uint32_t i = 0; i < n_slice; i++) {
         take_slice(s, s->stepping[i], &s->slices[i], picks);
-        picks += s->slices[i].n_tok - s->slices[i].out_from;
+        picks += n_pick(&s->slices[i]);
     }
     return true;
 }

@@ -15,6 +15,7 @@ static void destroy(struct sch_stream *st)
     free(st->events);
     free(st->results);
     free(st->end_stop);
+    free(st->vector);
     buf_free(&st->text);
     buf_free(&st->read_text);
     free(st);
@@ -36,7 +37,9 @@ enum err_code sch_stream_create(struct sch *s, const struct sch_request *r, uint
     st->n_event_max = n_event_max;
     st->events = malloc(n_event_max * sizeof *st->events);
     st->results = scored ? malloc(n_event_max * sizeof *st->results) : NULL;
-    if (!st->events || (scored && !st->results)) {
+    st->n_embd = s->o.eng->info.n_embd;
+    st->vector = r->embed ? calloc(st->n_embd, sizeof *st->vector) : NULL;
+    if (!st->events || (scored && !st->results) || (r->embed && !st->vector)) {
         destroy(st);
         return err_set(e, ERR_NOMEM, "out of memory for a ring of %u events", n_event_max);
     }
@@ -115,6 +118,10 @@ void sch_stream_end(struct sch_stream *st, const struct sch_event *end)
     if (end->stop_matched) {
         st->end_stop = strdup(end->stop_matched);
         st->end.stop_matched = st->end_stop;
+    }
+    if (end->embedding) {
+        memcpy(st->vector, end->embedding, st->n_embd * sizeof *st->vector);
+        st->end.embedding = st->vector;
     }
     st->has_end = true;
     wake_and_unlock(st, was_empty);

@@ -45,6 +45,8 @@ struct sch_stream {
     struct sch_event end;
     struct err end_error;
     char *end_stop; /* copy of the stop string; owned */
+    float *vector;  /* [n_embd] copy of the embedding, NULL unless one is wanted; owned */
+    uint32_t n_embd;
 
     /* What the last event read points to: the reader's. */
     struct buf read_text;

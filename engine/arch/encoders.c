@@ -9,12 +9,10 @@
 static void use_encoder(struct meta *k, struct model *m)
 {
     m->encoder = true;
-    switch (meta_u32_or(k, "pooling_type", 0, 4, 1)) {
-    case 0: m->pooling = ENG_POOLING_NONE; break;
-    case 1: m->pooling = ENG_POOLING_MEAN; break;
-    case 2: m->pooling = ENG_POOLING_CLS; break;
-    case 3: m->pooling = ENG_POOLING_LAST; break;
-    default: meta_fail(k, ERR_UNSUPPORTED, "reranking models are not supported");
+    if (!meta_has(k, "pooling_type")) {
+        m->pooling = ENG_POOLING_MEAN;
+    } else if (meta_u32(k, "pooling_type", 0, 4) == 4) {
+        meta_fail(k, ERR_UNSUPPORTED, "reranking models are not supported");
     }
     if (meta_bool_or(k, "attention.causal", false)) {
         meta_fail(k, ERR_UNSUPPORTED, "%s with causal attention is not supported", k->prefix);

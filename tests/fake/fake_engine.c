@@ -82,6 +82,7 @@ struct fake {
     struct fake_options o;
     struct fake_counts counts;
     float *logits;         /* [n_step_out_max, n_vocab] f32; pages come with use */
+    float *hidden;         /* [n_step_tok_max, n_embd] f32 */
     struct eng_pool *pool; /* NULL without workers */
     uint32_t n_fail_next;
     atomic_flag in_step;
@@ -163,6 +164,23 @@ void fake_logits(const struct eng *g, const int32_t *tokens, size_t n, float *re
     fill_logits(f, h, tokens[n - 1], ret_logits);
 }
 
+static void fill_hidden(const struct fake *f, uint64_t h, float *hidden)
+{
+    for (uint32_t i = 0; i < f->eng.info.n_embd; i++) {
+        hidden[i] = (float)(int32_t)(rng_mix(h, i + 7) >> 32) * 0x1.0p-31F;
+    }
+}
+
+void fake_hidden(const struct eng *g, const int32_t *tokens, size_t n, float *ret_hidden)
+{
+    const struct fake *f = fake_of_const(g);
+    uint64_t h = history_start(f);
+    for (size_t i = 0; i < n; i++) {
+        h = history_add(h, tokens[i]);
+    }
+    fill_hidden(f, h, ret_hidden);
+}
+
 int32_t fake_next(const struct eng *g, const int32_t *tokens, size_t n)
 {
     const struct fake *f = fake_of_const(g);
@@ -207,8 +225,11 @@ static enum err_code check_slices(const struct fake *f, const struct eng_slice *
                 return err_set(e, ERR_INVALID, "slices %u and %u share one KV range", k, i);
             }
         }
+        if (info->encoder && (s->pos || !s->want_hidden)) {
+            return err_set(e, ERR_INVALID, "slice %u: an encoder takes whole texts", i);
+        }
         n_row += s->n_tok;
-        n_out += s->n_tok - s->out_from;
+        n_out += s->want_hidden ? 0 : s->n_tok - s->out_from;
     }
     if (!n_slice || n_row > info->n_step_tok_max || n_out > info->n_step_out_max) {
         return err_set(e, ERR_LIMIT, "%llu rows, %llu with logits: at most %u and %u",
@@ -219,7 +240,7 @@ static enum err_code check_slices(const struct fake *f, const struct eng_slice *
 }
 
 /* Writes the slice's records, then reads the whole sequence back, so the answer rests on memory. */
-static void run_slice(struct fake *f, const struct eng_slice *s, float *logits)
+static void run_slice(struct fake *f, const struct eng_slice *s)
 {
     for (uint32_t k = 0; k < s->n_tok; k++) {
         uint32_t pos = s->pos + k;
@@ -227,6 +248,8 @@ static void run_slice(struct fake *f, const struct eng_slice *s, float *logits)
         r->id = s->tokens[k];
         r->pos = pos;
     }
+    float *logits = s->logits;
+    float *hidden = s->hidden;
     uint64_t h = history_start(f);
     for (uint32_t pos = 0; pos < s->pos + s->n_tok; pos++) {
         const struct record *r = record_at(f, s->kv, pos);
@@ -234,7 +257,10 @@ static void run_slice(struct fake *f, const struct eng_slice *s, float *logits)
             f->counts.n_bad_read++;
         }
         h = history_add(h, r->id);
-        if (pos >= s->pos + s->out_from) {
+        if (pos >= s->pos + s->out_from && s->want_hidden) {
+            fill_hidden(f, h, hidden);
+            hidden += f->eng.info.n_embd;
+        } else if (pos >= s->pos + s->out_from) {
             fill_logits(f, h, r->id, logits);
             logits += f->eng.info.n_vocab;
         }
@@ -264,10 +290,12 @@ static enum err_code step(struct eng *g, struct eng_slice *slices, uint32_t n_sl
     uint32_t n_row = 0;
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < n_slice; i++) {
-        slices[i].logits = f->logits + (size_t)n_out * f->eng.info.n_vocab;
-        run_slice(f, &slices[i], slices[i].logits);
+        bool hidden = slices[i].want_hidden;
+        slices[i].logits = hidden ? NULL : f->logits + (size_t)n_out * f->eng.info.n_vocab;
+        slices[i].hidden = hidden ? f->hidden + (size_t)n_row * f->eng.info.n_embd : NULL;
+        run_slice(f, &slices[i]);
         n_row += slices[i].n_tok;
-        n_out += slices[i].n_tok - slices[i].out_from;
+        n_out += hidden ? 0 : slices[i].n_tok - slices[i].out_from;
     }
     f->counts.n_row += n_row;
     f->counts.n_row_max = n_row > f->counts.n_row_max ? n_row : f->counts.n_row_max;
@@ -371,6 +399,7 @@ static void destroy(struct eng *g)
     struct fake *f = fake_of(g);
     eng_pool_destroy(f->pool);
     free(f->logits);
+    free(f->hidden);
     free(f);
 }
 
@@ -392,6 +421,9 @@ static enum err_code set_info(struct fake *f, struct err *e)
         .n_param = 1,
         .weights_bytes = 4,
         .kv_type = ENG_KV_F32,
+        .n_embd = o->n_embd,
+        .pooling = o->encoder ? ENG_POOLING_MEAN : ENG_POOLING_NONE,
+        .encoder = o->encoder != 0,
         .chunk_tok = o->chunk_tok ? o->chunk_tok : 64,
         .n_step_tok_max = o->n_step_tok_max ? o->n_step_tok_max : 4096,
     };
@@ -434,7 +466,8 @@ enum err_code fake_engine_create(const struct fake_options *options, struct eng 
         goto fail;
     }
     f->logits = calloc((size_t)f->eng.info.n_step_out_max * f->eng.info.n_vocab, sizeof *f->logits);
-    if (!f->logits) {
+    f->hidden = calloc((size_t)f->eng.info.n_step_tok_max * f->eng.info.n_embd + 1, sizeof(float));
+    if (!f->logits || !f->hidden) {
         code = err_set(e, ERR_NOMEM, "out of memory for %u rows of %u logits",
                        f->eng.info.n_step_out_max, f->eng.info.n_vocab);
         goto fail;

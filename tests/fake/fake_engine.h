@@ -32,6 +32,8 @@ struct fake_options {
                                 */
     uint32_t n_step_tok_max;   /* 0: 4096 */
     uint32_t n_step_out_max;   /* 0: n_step_tok_max */
+    uint32_t n_embd;           /* 0: no hidden states */
+    uint32_t encoder;          /* not 0: takes whole texts, gives hidden states alone */
     uint32_t n_thread;         /* workers to lend, eng_parallel; 0: none */
     uint32_t step_us;          /* a step sleeps step_us + n_row × row_us */
     uint32_t row_us;
@@ -53,6 +55,8 @@ enum err_code fake_engine_create(const struct fake_options *options, struct eng 
 
 /* The logits after tokens[0, n): [n_vocab] f32. n >= 1. */
 void fake_logits(const struct eng *g, const int32_t *tokens, size_t n, float *ret_logits);
+/* The hidden state of the last of tokens[0, n): [n_embd] f32. */
+void fake_hidden(const struct eng *g, const int32_t *tokens, size_t n, float *ret_hidden);
 /* The greedy continuation, eog or not: the argmax of fake_logits. */
 int32_t fake_next(const struct eng *g, const int32_t *tokens, size_t n);
 

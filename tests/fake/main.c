@@ -1,6 +1,7 @@
 /* The whole server on the fake engine, for tests that need HTTP but no model:
  * kvasir-fake [--fake-step-us N] [--fake-row-us N] [--fake-never-eog] [--fake-fail-permille N]
- * [--fake-ctx N] [--fake-load-ms N] and then the options of `kvasir serve`. */
+ * [--fake-ctx N] [--fake-embd N] [--fake-encoder 1] [--fake-load-ms N] and then the options of
+ * `kvasir serve`. */
 #include "base/clock.h"
 #include "config/options.h"
 #include "fake_engine.h"
@@ -26,6 +27,8 @@ static int take_flags(int argc, char **argv)
                                       {"--fake-row-us", &fake.row_us},
                                       {"--fake-fail-permille", &fake.fail_permille},
                                       {"--fake-ctx", &fake.n_ctx},
+                                      {"--fake-embd", &fake.n_embd},
+                                      {"--fake-encoder", &fake.encoder},
                                       {"--fake-load-ms", &load_ms}};
     int k = 1;
     while (k < argc && strncmp(argv[k], "--fake-", 7) == 0) {

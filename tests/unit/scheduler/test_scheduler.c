@@ -98,6 +98,119 @@ static void test_slicing_does_not_matter(void **state)
     }
 }
 
+/* The vector of a prompt, from the hidden state of each of its rows. */
+static void expect_vector(const struct rig *r, const struct sch_request *req, float *out)
+{
+    uint32_t n_embd = r->g->info.n_embd;
+    double sum[64] = {0};
+    for (uint32_t t = 0; t < req->n_tok; t++) {
+        float row[64];
+        fake_hidden(r->g, req->tokens, t + 1, row);
+        eng_pool_add(req->pooling, row, t, 1, req->n_tok, n_embd, sum);
+    }
+    eng_pool_end(req->pooling, sum, req->n_tok, n_embd, true, out);
+}
+
+#define N_VECTOR 24
+
+static void run_vectors(struct rig *r, bool beside)
+{
+    static struct reader readers[N_VECTOR];
+    static int32_t tokens[N_VECTOR][512];
+    struct sch_request req[N_VECTOR];
+    for (uint32_t i = 0; i < N_VECTOR; i++) {
+        uint32_t n_tok = 1 + (uint32_t)(rng_mix(i, 4) % 200);
+        rig_prompt(r, i, tokens[i], n_tok);
+        req[i] = rig_request(tokens[i], n_tok, 0);
+        req[i].embed = true;
+        req[i].pooling = (enum eng_pooling)(ENG_POOLING_MEAN + i % 3);
+        if (beside && i % 2) {
+            req[i] = mixed_request(r, i, tokens[i]);
+        }
+        reader_open(r, &readers[i], req[i]);
+    }
+    rig_run(r, readers, N_VECTOR);
+    for (uint32_t i = 0; i < N_VECTOR; i++) {
+        if (!req[i].embed) {
+            reader_check(r, &readers[i], &req[i]);
+        } else {
+            float want[64];
+            expect_vector(r, &req[i], want);
+            assert_int_equal(readers[i].end.finish, SCH_FINISH_LENGTH);
+            assert_non_null(readers[i].end.embedding);
+            assert_memory_equal(readers[i].end.embedding, want, r->g->info.n_embd * sizeof *want);
+        }
+        reader_close(&readers[i]);
+    }
+}
+
+/* A long prompt whose memory an older answer takes while it is being read. */
+static void test_embedding_parked(void **state)
+{
+    (void)state;
+    struct rig r;
+    static int32_t tokens[2][512];
+    struct reader q[2];
+    float want[64];
+    rig_open(&r, &(struct fake_options){.n_embd = 32, .chunk_tok = 16, .never_eog = true},
+             &(struct sch_options){.n_step_tok_max = 2}, 20);
+    rig_prompt(&r, 1, tokens[0], 16);
+    rig_prompt(&r, 2, tokens[1], 272); /* 17 chunks of 20 */
+    struct sch_request answer = rig_request(tokens[0], 16, 200);
+    struct sch_request embed = rig_request(tokens[1], 272, 0);
+    embed.embed = true;
+    reader_open(&r, &q[0], answer);
+    reader_open(&r, &q[1], embed);
+    rig_run(&r, q, 2);
+    struct sch_stats stats;
+    sch_get_stats(r.s, &stats);
+    assert_true(stats.n_preempted > 0);
+    reader_check(&r, &q[0], &answer);
+    expect_vector(&r, &embed, want);
+    assert_memory_equal(q[1].end.embedding, want, r.g->info.n_embd * sizeof *want);
+    reader_close(&q[0]);
+    reader_close(&q[1]);
+    rig_close(&r);
+}
+
+/* Vectors are what each prompt alone gives: beside answers and in slices. */
+static void test_embeddings(void **state)
+{
+    (void)state;
+    struct rig r;
+    const struct fake_options fake = {.seed = 1, .n_embd = 32, .chunk_tok = 16};
+    rig_open(&r, &fake, NULL, 0);
+    run_vectors(&r, true);
+    rig_close(&r);
+    rig_open(&r, &fake, &(struct sch_options){.n_step_tok_max = 7, .n_running_max = 6}, 0);
+    run_vectors(&r, true);
+    rig_close(&r);
+}
+
+static void test_encoder(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct err e;
+    struct sch_stream *st = NULL;
+    static int32_t tokens[512];
+    const struct fake_options fake = {.n_embd = 32, .encoder = true, .n_step_tok_max = 256};
+    rig_open(&r, &fake, &(struct sch_options){.itl_target_us = 1}, 0);
+    run_vectors(&r, false);
+    assert_true(fake_engine_counts(r.g).n_slice_max > 1);
+    rig_prompt(&r, 1, tokens, 257);
+    struct sch_request req = rig_request(tokens, 20, 5);
+    assert_int_equal(sch_submit(r.s, &req, &st, &e), ERR_UNSUPPORTED);
+    req = rig_request(tokens, 257, 0); /* no step holds it */
+    req.embed = true;
+    assert_int_equal(sch_submit(r.s, &req, &st, &e), ERR_LIMIT);
+    rig_close(&r);
+    rig_open(&r, &(struct fake_options){0}, NULL, 0);
+    req.n_tok = 20;
+    assert_int_equal(sch_submit(r.s, &req, &st, &e), ERR_UNSUPPORTED);
+    rig_close(&r);
+}
+
 static void test_finish_reasons(void **state)
 {
     (void)state;
@@ -595,6 +708,9 @@ int main(void)
         cmocka_unit_test(test_together_as_alone),
         cmocka_unit_test(test_sampling_on_workers),
         cmocka_unit_test(test_slicing_does_not_matter),
+        cmocka_unit_test(test_embeddings),
+        cmocka_unit_test(test_embedding_parked),
+        cmocka_unit_test(test_encoder),
         cmocka_unit_test(test_finish_reasons),
         cmocka_unit_test(test_minimum),
         cmocka_unit_test(test_prompt_logprobs),
