@@ -33,6 +33,9 @@ const struct cfg_option cfg_options[] = {
      .help = "name of the model in requests and answers; else its file's"},
     {STRING("chat-template", chat_template), .unit = "FILE",
      .help = "chat template to use instead of the model's own"},
+    {CHOICE("pooling", pooling, "auto|mean|cls|last|off"), .deflt = "auto",
+     .help = "how /v1/embeddings makes one vector of a text; auto: what the model says, else mean "
+             "for encoders and last for others; off: no embeddings"},
     {NUMBER("ctx", ctx_tok, 8, 16777216), .deflt = "auto", .auto_word = "auto", .unit = "TOKENS",
      .help = "longest sequence; auto: the length the model was trained for"},
     {NUMBER("threads", n_thread, 1, 1024), .deflt = "auto", .auto_word = "auto", .unit = "N",

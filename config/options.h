@@ -16,6 +16,13 @@
 #include <stdint.h>
 
 enum cfg_kv_type { CFG_KV_AUTO, CFG_KV_F32, CFG_KV_BF16, CFG_KV_INT8 };
+enum cfg_pooling {
+    CFG_POOLING_AUTO,
+    CFG_POOLING_MEAN,
+    CFG_POOLING_CLS,
+    CFG_POOLING_LAST,
+    CFG_POOLING_OFF
+};
 enum cfg_log_level { CFG_LOG_ERROR, CFG_LOG_WARN, CFG_LOG_INFO, CFG_LOG_DEBUG };
 enum cfg_log_format { CFG_LOG_TEXT, CFG_LOG_JSON };
 
@@ -25,6 +32,7 @@ struct cfg {
     char *model;
     char *alias;
     char *chat_template;
+    uint64_t pooling;      /* enum cfg_pooling */
     uint64_t ctx_tok;      /* 0: the trained length */
     uint64_t n_thread;     /* 0: the physical cores allowed */
     uint64_t isa;          /* index into cfg_isa_name */

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "server/embeddings.h"
 #include "server/openai_response.h"
 #include "server/srv.h"
 
@@ -70,6 +71,7 @@ void srv_answer_free(struct srv_answer *a)
     for (size_t i = 0; i < a->n_choice; i++) {
         struct srv_choice *c = &a->choices[i];
         free(c->stop_matched);
+        free(c->vector);
         buf_free(&c->text);
         buf_free(&c->ids);
         buf_free(&c->logprobs.items);
@@ -122,6 +124,8 @@ static void fill_request(const struct srv_job *j, const struct srv_answer *a,
         .keep_stop = q->keep_stop,
         .ignore_eos = q->ignore_eos,
         .show_special = !q->skip_special,
+        .embed = q->api == SRV_API_EMBEDDING,
+        .pooling = j->srv->pooling,
         .prompt_logprobs = q->echo && q->want_logprobs && q->api == SRV_API_COMPLETION,
         .tenant = j->tenant,
         .deadline_us = limit_s ? j->begin_us + limit_s * 1000000 : 0,
@@ -130,22 +134,54 @@ static void fill_request(const struct srv_job *j, const struct srv_answer *a,
     };
 }
 
-/* Lets go of every stream; not under mu, since a release waits for a wake that is under way. */
+/* Lets go of a stream; not under mu, since a release waits for a wake that is under way. */
+static void release_stream(struct srv_job *j, struct srv_choice *c)
+{
+    (void)pthread_mutex_lock(&j->mu);
+    struct sch_stream *st = c->stream;
+    c->stream = NULL;
+    (void)pthread_mutex_unlock(&j->mu);
+    sch_stream_release(st);
+}
+
 static void release_streams(struct srv_job *j, struct srv_answer *a)
 {
     for (size_t i = 0; i < a->n_choice; i++) {
-        (void)pthread_mutex_lock(&j->mu);
-        struct sch_stream *st = a->choices[i].stream;
-        a->choices[i].stream = NULL;
-        (void)pthread_mutex_unlock(&j->mu);
-        sch_stream_release(st);
+        release_stream(j, &a->choices[i]);
     }
+}
+
+/* The next choice, in order. */
+static bool submit_next(struct srv_job *j, struct srv_answer *a, struct srv_fail *f)
+{
+    static const char *const params[] = {"prompt", "messages", "input"};
+    struct srv_choice *c = &a->choices[a->n_submitted];
+    struct sch_request r;
+    struct sch_stream *st = NULL;
+    struct err e = {0};
+    fill_request(j, a, c, &r);
+    enum err_code code = sch_submit(j->srv->sch, &r, &st, &e);
+    if (code != ERR_OK) {
+        bool of_prompt = code == ERR_LIMIT || code == ERR_INVALID;
+        return srv_fail_of(f, &e, of_prompt ? params[a->request.api] : NULL);
+    }
+    a->n_submitted++;
+    (void)pthread_mutex_lock(&j->mu);
+    c->stream = st;
+    bool gone = j->gone;
+    (void)pthread_mutex_unlock(&j->mu);
+    if (gone) {
+        sch_cancel(st); /* and the answer thread, told by the caller or the hang-up, ends it */
+    }
+    return true;
 }
 
 bool srv_answer_submit(struct srv_job *j, struct srv_answer *a, struct srv_fail *f)
 {
     struct srv *s = j->srv;
     const struct srv_model_view view = {s->eng, s->model_name, s->fingerprint};
+    bool embeds = a->request.api == SRV_API_EMBEDDING;
+    size_t n_now = embeds && a->n_choice > SRV_INPUT_WINDOW ? SRV_INPUT_WINDOW : a->n_choice;
     bool good = true;
     srv_response_begin(a, &view);
     /* As if already in the inbox, so that the answer thread stays away until all are submitted. */
@@ -153,23 +189,8 @@ bool srv_answer_submit(struct srv_job *j, struct srv_answer *a, struct srv_fail 
     (void)pthread_mutex_lock(&j->mu);
     j->answer = a;
     (void)pthread_mutex_unlock(&j->mu);
-    for (size_t i = 0; i < a->n_choice && good; i++) {
-        struct sch_request r;
-        struct sch_stream *st = NULL;
-        struct err e = {0};
-        fill_request(j, a, &a->choices[i], &r);
-        if (sch_submit(s->sch, &r, &st, &e) != ERR_OK) {
-            const char *param = a->request.api == SRV_API_CHAT ? "messages" : "prompt";
-            good = srv_fail_of(f, &e, e.code == ERR_LIMIT || e.code == ERR_INVALID ? param : NULL);
-            break;
-        }
-        (void)pthread_mutex_lock(&j->mu);
-        a->choices[i].stream = st;
-        bool gone = j->gone;
-        (void)pthread_mutex_unlock(&j->mu);
-        if (gone) {
-            sch_cancel(st); /* and the answer thread, told below, ends it */
-        }
+    while (good && a->n_submitted < n_now) {
+        good = submit_next(j, a, f);
     }
     if (!good) {
         release_streams(j, a);
@@ -229,6 +250,36 @@ static void fail_of_end(const struct srv_job *j, const struct sch_event *ev, str
     }
 }
 
+/* A vector's end: it is kept, its stream is let go, and the next input takes its place. A full
+ * queue is waited out while other inputs of this request are in it. False: the answer failed. */
+static bool end_input(struct srv_job *j, struct srv_answer *a, struct srv_choice *c,
+                      const struct sch_event *ev)
+{
+    struct srv_fail f = {0};
+    c->vector = calloc(a->n_embd, sizeof *c->vector);
+    if (!c->vector || !ev->embedding) {
+        (void)srv_fail(&f, 503, "out_of_memory", NULL, "out of memory for the answer");
+        fail_answer(j, a, &f);
+        return false;
+    }
+    memcpy(c->vector, ev->embedding, a->n_embd * sizeof *c->vector);
+    release_stream(j, c);
+    while (a->n_submitted < a->n_choice) {
+        size_t n_inside = a->n_submitted - (a->n_choice - a->n_open);
+        if (n_inside >= SRV_INPUT_WINDOW) {
+            break;
+        }
+        if (!submit_next(j, a, &f)) {
+            if (f.status == 429 && n_inside) {
+                break;
+            }
+            fail_answer(j, a, &f);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* False when the answer ended with an error. */
 static bool take_event(struct srv_job *j, struct srv_answer *a, struct srv_choice *c,
                        const struct sch_event *ev, struct buf *out)
@@ -255,6 +306,9 @@ static bool take_event(struct srv_job *j, struct srv_answer *a, struct srv_choic
         a->n_open--;
         srv_size_hist_add(&s->metrics.prompt_tok, ev->n_prompt_tok);
         srv_size_hist_add(&s->metrics.gen_tok, ev->n_gen_tok);
+    }
+    if (a->request.api == SRV_API_EMBEDDING) {
+        return ev->kind != SCH_EVENT_END || end_input(j, a, c, ev);
     }
     if (a->request.stream && ev->kind == SCH_EVENT_END) {
         srv_response_finish_chunk(a, c, out);
@@ -306,7 +360,11 @@ static void end_answer(struct srv_job *j, struct srv_answer *a)
         (void)srv_job_stream_put(j, &out);
         srv_job_stream_end(j, false);
     } else {
-        srv_response_whole(a, &out);
+        if (a->request.api == SRV_API_EMBEDDING) {
+            srv_embeddings_whole(a, j->srv->model_name, a->n_embd, &out);
+        } else {
+            srv_response_whole(a, &out);
+        }
         if (buf_ok(&out)) {
             srv_job_reply(j, 200, SRV_CONTENT_JSON, &out);
         } else {
@@ -332,7 +390,7 @@ static void step(struct srv_job *j)
     }
     for (size_t i = 0; i < a->n_choice; i++) {
         struct srv_choice *c = &a->choices[i];
-        if (!c->ended && (srv_job_is_full(j) || !drain_choice(j, a, c))) {
+        if (!c->ended && c->stream && (srv_job_is_full(j) || !drain_choice(j, a, c))) {
             return; /* the client's reading kicks us again */
         }
     }

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #define SRV_EVENT_RING      256                /* events of one stream not yet written */
+#define SRV_INPUT_WINDOW    64                 /* inputs of one request in the scheduler */
 #define SRV_REPLY_BYTES_MAX ((size_t)64 << 20) /* of a reply that is not streamed */
 
 /* JSON of the tokens not yet sent, in the shape of the API at hand, brackets left out. */
@@ -44,6 +45,7 @@ struct srv_choice {
     uint64_t n_text_char;   /* characters of the tokens so far, prompt included */
     uint32_t n_gen_tok;
     uint32_t n_cached_tok;
+    float *vector; /* [n_embd] of an embedding, once it ended */
 };
 
 /* A prompt as the model gets it. */
@@ -58,8 +60,10 @@ struct srv_answer {
     size_t n_prompt;
     struct srv_choice *choices; /* [n_choice], prompt by prompt */
     size_t n_choice;
-    size_t n_open; /* choices without their end */
-    bool begun;    /* the stream's head was sent */
+    size_t n_submitted; /* the first so many; a long list of inputs goes in as others end */
+    size_t n_open;      /* choices without their end */
+    uint32_t n_embd;
+    bool begun; /* the stream's head was sent */
     bool done;
     char id[40]; /* "chatcmpl-…" */
     int64_t created_s;
@@ -72,8 +76,8 @@ enum err_code srv_answer_create(struct srv_request *request, struct srv_prompt_t
 void srv_answer_free(struct srv_answer *a); /* NULL is legal; streams were released */
 void srv_prompt_tokens_free(struct srv_prompt_tokens *prompts, size_t n_prompt);
 
-/* Submits every choice and hands the job to the answer thread, or fails as a whole with *f. The
- * answer is the job's from now on. */
+/* Submits every choice, or as many inputs as may run at once, and hands the job to the answer
+ * thread, or fails as a whole with *f. The answer is the job's from now on. */
 bool srv_answer_submit(struct srv_job *j, struct srv_answer *a, struct srv_fail *f);
 /* With the job's mu held: every sequence of it stops within one step. */
 void srv_answer_cancel(struct srv_job *j);

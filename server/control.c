@@ -47,8 +47,9 @@ static void put_model(const struct srv *s, struct buf *out)
     buf_json_string(out, info->format, strlen(info->format));
     buf_printf(out,
                ",\"n_params\":%" PRIu64 ",\"size_bytes\":%" PRIu64
-               ",\"n_vocab\":%u,\"n_ctx_train\":%u}}",
-               info->n_param, info->weights_bytes, info->n_vocab, info->n_ctx_train);
+               ",\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u}}",
+               info->n_param, info->weights_bytes, info->n_vocab, info->n_ctx_train,
+               s->embeds ? info->n_embd : 0);
 }
 
 static int hex_value(char c)

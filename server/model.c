@@ -76,6 +76,22 @@ static enum err_code open_scheduler(struct srv *s, struct err *e)
     return code == ERR_OK ? sch_start(s->sch, e) : code;
 }
 
+/* The option, else what the model's file says; a decoder whose file is silent gives its last row,
+ * which alone has seen the whole text. */
+static void choose_pooling(struct srv *s)
+{
+    static const enum eng_pooling chosen[] = {ENG_POOLING_NONE, ENG_POOLING_MEAN, ENG_POOLING_CLS,
+                                              ENG_POOLING_LAST, ENG_POOLING_NONE};
+    const struct eng_info *info = &s->eng->info;
+    s->embeds = info->n_embd && s->cfg->pooling != CFG_POOLING_OFF;
+    s->pooling = chosen[s->cfg->pooling];
+    if (s->cfg->pooling == CFG_POOLING_AUTO) {
+        s->pooling = info->pooling != ENG_POOLING_NONE ? info->pooling
+                     : info->encoder                   ? ENG_POOLING_MEAN
+                                                       : ENG_POOLING_LAST;
+    }
+}
+
 /* What makes answers comparable: the model and the arithmetic that ran it. */
 static void make_fingerprint(struct srv *s)
 {
@@ -172,6 +188,7 @@ enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e)
     }
     s->model_created_s = clock_unix_s();
     make_fingerprint(s);
+    choose_pooling(s);
     print_summary(s, clock_mono_us() - begin_us);
     return ERR_OK;
 }

@@ -84,21 +84,24 @@ static bool read_prompt(const struct srv_field_in *in, const cJSON *v, const cha
     return srv_read_ids(v, in->n_vocab, param, &p->ids, &p->n_id, f);
 }
 
+/* Of a completion, or the inputs of an embedding. */
 bool srv_field_prompt(const struct srv_field_in *in, struct srv_request *r, struct srv_fail *f)
 {
+    const char *name = in->name;
     const cJSON *v = in->value;
     const cJSON *first = cJSON_IsArray(v) ? v->child : NULL;
     bool several = cJSON_IsString(first) || cJSON_IsArray(first);
     size_t n = several ? (size_t)cJSON_GetArraySize(v) : 1;
+    size_t n_max = r->api == SRV_API_EMBEDDING ? SRV_INPUT_MAX : SRV_PROMPT_MAX;
     if (!cJSON_IsString(v) && !cJSON_IsArray(v)) {
-        return wrong_type("prompt", v, "a string or an array", f);
+        return wrong_type(name, v, "a string or an array", f);
     }
     if (cJSON_IsArray(v) && !first) {
-        return srv_fail(f, 400, "invalid_value", "prompt", "prompt is empty");
+        return srv_fail(f, 400, "invalid_value", name, "%s is empty", name);
     }
-    if (n > SRV_PROMPT_MAX) {
-        return srv_fail(f, 400, "invalid_value", "prompt", "prompt has %zu items; at most %d", n,
-                        SRV_PROMPT_MAX);
+    if (n > n_max) {
+        return srv_fail(f, 400, "invalid_value", name, "%s has %zu items; at most %zu", name, n,
+                        n_max);
     }
     r->prompts = calloc(n, sizeof *r->prompts);
     if (!r->prompts) {
@@ -106,20 +109,30 @@ bool srv_field_prompt(const struct srv_field_in *in, struct srv_request *r, stru
     }
     r->n_prompt = n;
     if (!several) {
-        return read_prompt(in, v, "prompt", &r->prompts[0], f);
+        return read_prompt(in, v, name, &r->prompts[0], f);
     }
     const cJSON *item = NULL;
     size_t i = 0;
     cJSON_ArrayForEach(item, v)
     {
         char param[32];
-        (void)snprintf(param, sizeof param, "prompt[%zu]", i);
+        (void)snprintf(param, sizeof param, "%s[%zu]", name, i);
         if (!read_prompt(in, item, param, &r->prompts[i], f)) {
             return false;
         }
         i++;
     }
     return true;
+}
+
+bool srv_field_encoding_format(const struct srv_field_in *in, struct srv_request *r,
+                               struct srv_fail *f)
+{
+    const char *word = cJSON_IsString(in->value) ? in->value->valuestring : "";
+    r->base64 = strcmp(word, "base64") == 0;
+    return r->base64 || strcmp(word, "float") == 0 ||
+           srv_fail(f, 400, "invalid_value", in->name, "%s must be \"float\" or \"base64\"",
+                    in->name);
 }
 
 bool srv_field_messages(const struct srv_field_in *in, struct srv_request *r, struct srv_fail *f)

@@ -16,6 +16,7 @@ typedef bool srv_field_fn(const struct srv_field_in *in, struct srv_request *r, 
 
 srv_field_fn srv_field_prompt;
 srv_field_fn srv_field_messages;
+srv_field_fn srv_field_encoding_format;
 srv_field_fn srv_field_stop;
 srv_field_fn srv_field_stop_ids;
 srv_field_fn srv_field_logit_bias;

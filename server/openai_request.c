@@ -20,6 +20,9 @@ enum field_kind {
 #define IN_COMPLETION (1u << SRV_API_COMPLETION)
 #define IN_CHAT       (1u << SRV_API_CHAT)
 #define IN_BOTH       (IN_COMPLETION | IN_CHAT)
+#define IN_EMBEDDING  (1u << SRV_API_EMBEDDING)
+#define IN_ALL        (IN_BOTH | IN_EMBEDDING)
+#define DIMENSION_MAX 1048576
 #define NOWHERE       SIZE_MAX /* checked, then ignored */
 
 struct field {
@@ -42,9 +45,12 @@ struct field {
 
 /* clang-format off */
 static const struct field fields[] = {
-    {"model", IN_BOTH, .kind = FIELD_TEXT, AT(model)},
+    {"model", IN_ALL, .kind = FIELD_TEXT, AT(model)},
     {"prompt", IN_COMPLETION, OWN(srv_field_prompt)},
     {"messages", IN_CHAT, OWN(srv_field_messages)},
+    {"input", IN_EMBEDDING, OWN(srv_field_prompt)},
+    {"dimensions", IN_EMBEDDING, INT(n_dimension, 1, DIMENSION_MAX)},
+    {"encoding_format", IN_EMBEDDING, OWN(srv_field_encoding_format)},
 
     {"stream", IN_BOTH, BOOL(stream)},
     {"stream_options", IN_BOTH, OWN(srv_field_stream_options)},
@@ -76,14 +82,14 @@ static const struct field fields[] = {
     {"skip_special_tokens", IN_BOTH, BOOL(skip_special)},
     {"spaces_between_special_tokens", IN_BOTH, IGNORED(FIELD_BOOL)},
     {"return_token_ids", IN_BOTH, BOOL(return_token_ids)},
-    {"add_special_tokens", IN_BOTH, BOOL(add_special)},
+    {"add_special_tokens", IN_ALL, BOOL(add_special)},
     {"add_generation_prompt", IN_CHAT, BOOL(add_generation_prompt)},
     {"continue_final_message", IN_CHAT, BOOL(continue_final_message)},
     {"chat_template_kwargs", IN_CHAT, OWN(srv_field_kwargs)},
 
     /* Known, checked, without effect on the answer. */
-    {"user", IN_BOTH, IGNORED(FIELD_TEXT)},
-    {"safety_identifier", IN_BOTH, IGNORED(FIELD_TEXT)},
+    {"user", IN_ALL, IGNORED(FIELD_TEXT)},
+    {"safety_identifier", IN_ALL, IGNORED(FIELD_TEXT)},
     {"prompt_cache_key", IN_BOTH, IGNORED(FIELD_TEXT)},
     {"prompt_cache_retention", IN_BOTH, IGNORED(FIELD_TEXT)},
     {"service_tier", IN_BOTH, IGNORED(FIELD_TEXT)},
@@ -108,7 +114,7 @@ static const struct field fields[] = {
     {"suffix", IN_COMPLETION, OWN(srv_field_refuse_unless_empty)},
     {"use_beam_search", IN_BOTH, OWN(srv_field_refuse_true)},
     {"prompt_logprobs", IN_BOTH, OWN(srv_field_refuse)},
-    {"truncate_prompt_tokens", IN_BOTH, OWN(srv_field_refuse)},
+    {"truncate_prompt_tokens", IN_ALL, OWN(srv_field_refuse)},
     {"allowed_token_ids", IN_BOTH, OWN(srv_field_refuse)},
     {"bad_words", IN_BOTH, OWN(srv_field_refuse_unless_empty)},
     {"chat_template", IN_CHAT, OWN(srv_field_refuse)},
@@ -206,13 +212,18 @@ static bool read_fields(struct srv_request *r, uint32_t n_vocab, struct srv_fail
 /* What no single parameter can tell. */
 static bool check_whole(struct srv_request *r, struct srv_fail *f)
 {
-    const char *needed = r->api == SRV_API_CHAT ? "messages" : "prompt";
+    static const char *const names[] = {"prompt", "messages", "input"};
+    const char *needed = names[r->api];
     if (r->api == SRV_API_CHAT ? !r->messages : !r->n_prompt) {
         return srv_fail(f, 400, "missing_required_parameter", needed, "%s is missing", needed);
     }
     if (r->best_of && r->best_of != r->n) {
         return srv_fail(f, 400, "unsupported_parameter", "best_of",
                         "best_of: only the value of n is supported");
+    }
+    if (r->api == SRV_API_EMBEDDING) {
+        r->n_gen_max = 0;
+        return true;
     }
     if ((size_t)r->n * (r->n_prompt ? r->n_prompt : 1) > SRV_CHOICE_MAX) {
         return srv_fail(f, 400, "invalid_value", "n", "%zu prompts × n = %d choices; at most %d",

@@ -1,6 +1,6 @@
-/* A request body of /v1/completions or /v1/chat/completions, checked and in C. One table holds
- * every parameter with its type, range and meaning; unknown fields are let pass, and what this
- * server cannot do is refused by name, never ignored where it would change the answer.
+/* A request body of /v1/completions, /v1/chat/completions or /v1/embeddings, checked and in C. One
+ * table holds every parameter with its type, range and meaning; unknown fields are let pass, and
+ * what this server cannot do is refused by name, never ignored where it would change the answer.
  *
  * Pure; any thread. The parsed request owns all it points to. */
 #ifndef SERVER_OPENAI_REQUEST_H
@@ -16,11 +16,12 @@
 
 #include <cjson/cJSON.h>
 
-enum srv_api { SRV_API_COMPLETION, SRV_API_CHAT };
+enum srv_api { SRV_API_COMPLETION, SRV_API_CHAT, SRV_API_EMBEDDING };
 
-#define SRV_N_MAX          8   /* choices per prompt */
-#define SRV_PROMPT_MAX     128 /* prompts of one request */
-#define SRV_CHOICE_MAX     128 /* prompts × choices */
+#define SRV_N_MAX          8    /* choices per prompt */
+#define SRV_PROMPT_MAX     128  /* prompts of one request */
+#define SRV_CHOICE_MAX     128  /* prompts × choices */
+#define SRV_INPUT_MAX      2048 /* inputs of one request for embeddings, as OpenAI has it */
 #define SRV_STOP_BYTES_MAX 1024
 #define SRV_STOP_ID_MAX    256
 #define SRV_LOGIT_BIAS_MAX 1024
@@ -39,10 +40,13 @@ struct srv_request {
     cJSON *root;       /* the whole body; strings below point into it */
     const char *model; /* NULL: not given */
 
-    struct srv_prompt *prompts; /* [n_prompt], of a completion */
+    struct srv_prompt *prompts; /* [n_prompt], of a completion; inputs of an embedding */
     size_t n_prompt;
     const cJSON *messages; /* of a chat: a non-empty array of objects */
     const cJSON *template_kwargs;
+
+    int64_t n_dimension; /* of an embedding; 0: all */
+    bool base64;         /* embeddings as bytes, not numbers */
 
     bool stream;
     bool include_usage;

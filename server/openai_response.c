@@ -30,6 +30,7 @@ static void put_head(struct srv_answer *a, const struct srv_model_view *m, const
 void srv_response_begin(struct srv_answer *a, const struct srv_model_view *m)
 {
     bool chunks = is_chat(a) && a->request.stream;
+    a->n_embd = m->eng->info.n_embd;
     put_head(a, m,
              chunks       ? "chat.completion.chunk"
              : is_chat(a) ? "chat.completion"

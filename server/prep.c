@@ -5,6 +5,7 @@
 #include "base/mpsc.h"
 #include "server/answer.h"
 #include "server/chat_values.h"
+#include "server/embeddings.h"
 #include "server/openai_fields.h"
 #include "server/srv.h"
 
@@ -53,27 +54,28 @@ static bool completion_prompt(struct srv *s, const struct srv_request *r,
                               struct srv_fail *f)
 {
     unsigned flags = ENG_TOKENIZE_PARSE_SPECIAL;
+    const char *name = r->api == SRV_API_EMBEDDING ? "input" : "prompt";
     flags |= r->add_special != 0 ? ENG_TOKENIZE_ADD_SPECIAL : 0;
     if (in->text) {
-        if (!tokenize(s, in->text, in->n_byte, flags, &out->ids, "prompt", f)) {
+        if (!tokenize(s, in->text, in->n_byte, flags, &out->ids, name, f)) {
             return false;
         }
         if (r->echo) {
             buf_append(&out->echo, in->text, in->n_byte);
         }
-        return fits(s, out->ids.n, r->n_gen_max != 0, "prompt", f);
+        return fits(s, out->ids.n, r->n_gen_max != 0, name, f);
     }
     struct eng_detok detok = {0};
     for (size_t i = 0; i < in->n_id; i++) {
         struct err e = {0};
         if (eng_ids_push(&out->ids, in->ids[i], &e) != ERR_OK) {
-            return srv_fail_of(f, &e, "prompt");
+            return srv_fail_of(f, &e, name);
         }
         if (r->echo) {
             eng_detokenize(s->eng, &detok, in->ids[i], !r->skip_special, &out->echo);
         }
     }
-    return fits(s, out->ids.n, r->n_gen_max != 0, "prompt", f);
+    return fits(s, out->ids.n, r->n_gen_max != 0, name, f);
 }
 
 /* The text of the token that begins a sequence; empty when the model has none. */
@@ -188,20 +190,39 @@ static bool model_is_served(const struct srv *s, const char *name, struct srv_fa
     return true;
 }
 
+/* Encoders make embeddings alone, and not every model makes them. */
+static bool model_can(const struct srv *s, enum srv_api api, struct srv_fail *f)
+{
+    if (api == SRV_API_EMBEDDING && !s->embeds) {
+        return srv_fail(f, 400, "unsupported_model", "model",
+                        "the model '%.100s' makes no embeddings here%s", s->model_name,
+                        s->eng->info.n_embd ? ": pooling is off" : "");
+    }
+    if (api != SRV_API_EMBEDDING && s->eng->info.encoder) {
+        return srv_fail(f, 400, "unsupported_model", "model",
+                        "the model '%.100s' is an encoder: it makes embeddings (POST "
+                        "/v1/embeddings), not text",
+                        s->model_name);
+    }
+    return true;
+}
+
 static bool generate(struct srv_job *j, struct srv_request *r, struct srv_fail *f)
 {
     struct srv *s = j->srv;
     size_t n_prompt = r->api == SRV_API_CHAT ? 1 : r->n_prompt;
     struct srv_answer *a = NULL;
     struct err e = {0};
-    if (!model_is_served(s, r->model, f)) {
+    if (!model_is_served(s, r->model, f) || !model_can(s, r->api, f)) {
         return false;
     }
     struct srv_prompt_tokens *prompts = calloc(n_prompt, sizeof *prompts);
     if (!prompts) {
         return srv_fail(f, 503, "out_of_memory", NULL, "out of memory for the request");
     }
-    if (!make_prompts(s, r, prompts, n_prompt, f)) {
+    if (!make_prompts(s, r, prompts, n_prompt, f) ||
+        (r->api == SRV_API_EMBEDDING &&
+         !srv_embeddings_check(r, n_prompt, s->eng->info.n_embd, f))) {
         srv_prompt_tokens_free(prompts, n_prompt);
         return false;
     }
@@ -209,7 +230,9 @@ static bool generate(struct srv_job *j, struct srv_request *r, struct srv_fail *
         srv_prompt_tokens_free(prompts, n_prompt);
         return srv_fail_of(f, &e, NULL);
     }
-    srv_size_hist_add(&s->metrics.n_choice, (uint64_t)a->request.n);
+    if (a->request.api != SRV_API_EMBEDDING) {
+        srv_size_hist_add(&s->metrics.n_choice, (uint64_t)a->request.n);
+    }
     return srv_answer_submit(j, a, f);
 }
 
@@ -333,6 +356,7 @@ static bool run_job(struct srv_job *j, struct srv_fail *f)
     switch (j->route->action) {
     case SRV_ACTION_COMPLETION: return run_generate(j, SRV_API_COMPLETION, f);
     case SRV_ACTION_CHAT: return run_generate(j, SRV_API_CHAT, f);
+    case SRV_ACTION_EMBEDDING: return run_generate(j, SRV_API_EMBEDDING, f);
     case SRV_ACTION_TOKENIZE: return run_with_object(j, tokenize_object, f);
     case SRV_ACTION_DETOKENIZE: return run_with_object(j, detokenize_object, f);
     default: return srv_fail(f, 500, NULL, NULL, "a route without its work");

@@ -15,6 +15,7 @@ const struct srv_route srv_routes[] = {
     {"/v1/models/", .prefix = true, .allow = GET_ALLOW, .action = SRV_ACTION_MODEL},
     {"/v1/completions", .post = true, .allow = POST_ALLOW, .action = SRV_ACTION_COMPLETION},
     {"/v1/chat/completions", .post = true, .allow = POST_ALLOW, .action = SRV_ACTION_CHAT},
+    {"/v1/embeddings", .post = true, .allow = POST_ALLOW, .action = SRV_ACTION_EMBEDDING},
     {"/tokenize", .post = true, .allow = POST_ALLOW, .action = SRV_ACTION_TOKENIZE},
     {"/detokenize", .post = true, .allow = POST_ALLOW, .action = SRV_ACTION_DETOKENIZE},
 };

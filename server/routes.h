@@ -17,6 +17,7 @@ enum srv_action {
     /* with a body, by the prep pool */
     SRV_ACTION_COMPLETION,
     SRV_ACTION_CHAT,
+    SRV_ACTION_EMBEDDING,
     SRV_ACTION_TOKENIZE,
     SRV_ACTION_DETOKENIZE,
 };

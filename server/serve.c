@@ -69,10 +69,14 @@ static void print_address(const struct srv *s)
     const char *host = any ? "127.0.0.1" : cfg->host;
     log_info("ready: http://%s%s%s:%u", v6 && !any ? "[" : "", host, v6 && !any ? "]" : "",
              srv_http_port(s->http));
-    log_info("try: curl http://%s%s%s:%u/v1/chat/completions -H 'Content-Type: application/json' "
-             "%s-d '{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],\"max_tokens\":64}'",
+    bool encoder = s->eng->info.encoder;
+    log_info("try: curl http://%s%s%s:%u/v1/%s -H 'Content-Type: application/json' %s-d '%s'",
              v6 && !any ? "[" : "", host, v6 && !any ? "]" : "", srv_http_port(s->http),
-             cfg->api_key_file ? "-H \"Authorization: Bearer $KEY\" " : "");
+             encoder ? "embeddings" : "chat/completions",
+             cfg->api_key_file ? "-H \"Authorization: Bearer $KEY\" " : "",
+             encoder ? "{\"input\":\"Hello\"}"
+                     : "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],"
+                       "\"max_tokens\":64}");
 }
 
 static void *run_loader(void *arg)

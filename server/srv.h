@@ -37,7 +37,9 @@ struct srv {
     struct eng *eng;
     struct kv_store *kv;
     struct sch *sch;
-    char *model_name; /* the alias, else the file's name without its suffix */
+    bool embeds;              /* /v1/embeddings works */
+    enum eng_pooling pooling; /* how */
+    char *model_name;         /* the alias, else the file's name without its suffix */
     int64_t model_created_s;
     char fingerprint[24]; /* of model and arithmetic: system_fingerprint */
 };

@@ -88,6 +88,24 @@ async function completions() {
     assert.equal(stopped.choices[0].finish_reason, 'stop');
 }
 
+async function embeddings() {
+    const ask = (more) => client.embeddings.create({ model, ...more });
+    const several = await ask({ input: ['Once', 'upon a time'] }); // the package asks for base64
+    assert.equal(several.object, 'list');
+    assert.equal(several.model, model);
+    assert.deepEqual(several.data.map((d) => d.index), [0, 1]);
+    assert.equal(several.usage.prompt_tokens, several.usage.total_tokens);
+    const size = (v) => Math.hypot(...v);
+    for (const d of several.data) assert.ok(Math.abs(size(d.embedding) - 1) < 1e-5);
+    const numbers = await ask({ input: 'Once', encoding_format: 'float' });
+    assert.deepEqual(numbers.data[0].embedding.map(Math.fround), several.data[0].embedding);
+    const cut = await ask({ input: [1, 300, 7], dimensions: 8 });
+    assert.equal(cut.data[0].embedding.length, 8);
+    assert.ok(Math.abs(size(cut.data[0].embedding) - 1) < 1e-5);
+    await assert.rejects(ask({ input: 'x', dimensions: 100000 }), (e) => e instanceof BadRequestError
+        && e.param === 'dimensions');
+}
+
 async function errors() {
     const ask = (more, who = client) => who.chat.completions.create({ ...common, messages, ...more });
     await assert.rejects(ask({ model: 'gpt-9' }), (e) => e instanceof NotFoundError
@@ -111,7 +129,7 @@ async function leave() {
     }
 }
 
-for (const test of [models, chat, several, completions, errors, leave]) {
+for (const test of [models, chat, several, completions, embeddings, errors, leave]) {
     await test();
     console.log(`${test.name}: passed`);
 }

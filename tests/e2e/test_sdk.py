@@ -19,7 +19,7 @@ if int(version[1:].split(".")[0]) < 18:
 with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
     keys.write(f"e2e:{KEY}\n")
     keys.flush()
-    for name, server in (("fake", Server.fake("--api-key-file", keys.name)),
+    for name, server in (("fake", Server.fake("--api-key-file", keys.name, ("--fake-embd", 32))),
                          ("stories260K", Server.stories("--alias", "stories260K", "--api-key-file",
                                                         keys.name))):
         if not server:
