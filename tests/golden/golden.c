@@ -60,6 +60,19 @@ struct eng *golden_open(const char *model_path, const char *isa, uint32_t n_thre
     return g;
 }
 
+int golden_isas(const char *ret_names[KERN_ISA_END])
+{
+    int n = 0;
+    for (int i = 0; i < KERN_ISA_END; i++) {
+        enum kern_isa isa;
+        const char *name = kern_isa_name((enum kern_isa)i);
+        if (kern_isa_by_name(name, &isa, NULL) == ERR_OK) {
+            ret_names[n++] = name;
+        }
+    }
+    return n;
+}
+
 size_t golden_kv_bytes(const struct eng *g)
 {
     size_t n_chunk = (g->info.n_ctx + g->info.chunk_tok - 1) / g->info.chunk_tok;

@@ -4,6 +4,7 @@
 #define TESTS_GOLDEN_GOLDEN_H
 
 #include "engine/engine.h"
+#include "engine/kernels/cpu.h"
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>
@@ -16,8 +17,11 @@ bool golden_path(const char *rel, char *out, size_t cap);
 /* NULL, with a line on stderr, when it cannot be read or parsed. */
 cJSON *golden_json(const char *path);
 
-/* n_ctx 256 and f32 KV, as the reference ran. isa NULL: the best. Prints the error. */
+/* n_ctx 256 and f32 KV, as the reference ran. Prints the error. */
 struct eng *golden_open(const char *model_path, const char *isa, uint32_t n_thread);
+
+/* The names of the instruction sets this machine has, scalar first. Returns how many. */
+int golden_isas(const char *ret_names[KERN_ISA_END]);
 
 /* Memory for one sequence of n_ctx tokens, full of NaN: what is not written must not be read. The
  * recurrent state of models that have one lies behind the KV. */

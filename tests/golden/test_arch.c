@@ -146,8 +146,11 @@ static bool run_model(const char *dir, const char *name, const char *arch)
     struct golden g;
     bool ok = read_golden(dir, name, &g);
     if (ok) {
-        ok = check(model, "scalar", &g);
-        ok = check(model, NULL, &g) && ok;
+        const char *isas[KERN_ISA_END];
+        int n_isa = golden_isas(isas);
+        for (int i = 0; i < n_isa; i++) {
+            ok = check(model, isas[i], &g) && ok;
+        }
         free_golden(&g);
     }
     return ok;

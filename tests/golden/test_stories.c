@@ -128,8 +128,9 @@ int main(void)
     golden_path("models/stories260K.gguf", path, sizeof path);
     golden_path("corpora/TinyStories-valid-30K.txt", corpus, sizeof corpus);
     bool ok = json != NULL;
-    static const char *const isas[] = {"scalar", NULL};
-    for (int i = 0; i < 2; i++) {
+    const char *isas[KERN_ISA_END];
+    int n_isa = golden_isas(isas);
+    for (int i = 0; i < n_isa; i++) {
         struct eng *e = golden_open(path, isas[i], 1);
         if (!e) {
             return 1;
