@@ -69,6 +69,11 @@ const struct arch *arch_find(const char *name, size_t n)
     return NULL;
 }
 
+const struct arch *arch_at(uint32_t i)
+{
+    return i < sizeof table / sizeof table[0] ? &table[i] : NULL;
+}
+
 void arch_list(struct buf *out)
 {
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {

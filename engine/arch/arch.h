@@ -20,6 +20,7 @@ struct arch {
 
 /* NULL when there is none of that name. */
 const struct arch *arch_find(const char *name, size_t n);
+const struct arch *arch_at(uint32_t i); /* NULL past the last */
 /* "command-r, gemma, …" into out, for messages. */
 void arch_list(struct buf *out);
 
