@@ -47,9 +47,14 @@ const struct cfg_option cfg_options[] = {
      .unit = "SIZE", .group = "KV memory",
      .help = "memory for KV; auto: 60 % of what the machine or its cgroup has free"},
     {STRING("kv-dir", kv_dir), .unit = "DIR",
-     .help = "directory for KV on disk; serve does not use it yet and says so"},
-    {BYTES("kv-disk", kv_disk_bytes, MIB, 1024 * TIB), .unit = "SIZE",
-     .help = "disk space for KV; serve does not use it yet and says so"},
+     .help = "directory where KV is kept on disk, also across restarts; auto: kvasir in the user's "
+             "cache directory; else none"},
+    {BYTES("kv-disk", kv_disk_bytes, MIB, 1024 * TIB), .deflt = "auto", .auto_word = "auto",
+     .unit = "SIZE",
+     .help = "disk space for KV; auto: half of what is free in kv-dir, at most 64 GiB "
+             "and 16 times kv-ram"},
+    {CHOICE("prefix-cache", prefix_cache, "on|off"), .deflt = "on",
+     .help = "prompts begin with the KV that earlier requests of the same tenant left"},
     {CHOICE("kv-type", kv_type, "auto|f32|bf16|int8"), .deflt = "auto",
      .help = "number format of KV; auto: f32 for F32 and F16 models, bf16 otherwise"},
 

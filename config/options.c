@@ -244,7 +244,36 @@ static enum err_code check_whole(const struct cfg *c, struct err *e)
                        "--insecure-no-auth to serve anyone",
                        c->host);
     }
+    if (c->kv_dir && c->prefix_cache == CFG_OFF) {
+        return err_set(e, ERR_INVALID,
+                       "kv-dir: keeps the prefix cache, which prefix-cache turns "
+                       "off");
+    }
     return ERR_OK;
+}
+
+/* A size alone asks for the default directory, as the word auto does: the XDG cache directory. */
+static enum err_code resolve_kv_dir(struct cfg *c, cfg_env_fn *env, void *env_arg, struct err *e)
+{
+    bool is_auto = c->kv_dir ? strcmp(c->kv_dir, "auto") == 0 : c->kv_disk_bytes != 0;
+    if (!is_auto) {
+        return ERR_OK;
+    }
+    const char *xdg = env(env_arg, "XDG_CACHE_HOME");
+    const char *home = env(env_arg, "HOME");
+    const char *base = xdg && xdg[0] == '/' ? xdg : home;
+    if (!base || !base[0]) {
+        return err_set(e, ERR_INVALID,
+                       "kv-dir: neither XDG_CACHE_HOME nor HOME tells where auto "
+                       "is; give a directory");
+    }
+    struct buf path = {0};
+    buf_printf(&path, "%s%s/kvasir/kv", base, base == xdg ? "" : "/.cache");
+    enum err_code code = buf_ok(&path)
+                             ? set_string(&c->kv_dir, buf_str(&path), e)
+                             : err_set(e, ERR_NOMEM, "out of memory for the configuration");
+    buf_free(&path);
+    return code;
 }
 
 static enum err_code load(struct loading *l, int argc, char **argv, cfg_env_fn *env, void *env_arg,
@@ -263,6 +292,9 @@ static enum err_code load(struct loading *l, int argc, char **argv, cfg_env_fn *
     }
     if (code == ERR_OK && l->cfg.config) {
         code = cfg_yaml_read(l->cfg.config, on_yaml_pair, l, e);
+    }
+    if (code == ERR_OK) {
+        code = resolve_kv_dir(&l->cfg, env, env_arg, e);
     }
     if (code == ERR_OK) {
         code = check_whole(&l->cfg, e);

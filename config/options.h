@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum cfg_switch { CFG_ON, CFG_OFF };
 enum cfg_kv_type { CFG_KV_AUTO, CFG_KV_F32, CFG_KV_BF16, CFG_KV_INT8 };
 enum cfg_pooling {
     CFG_POOLING_AUTO,
@@ -32,14 +33,15 @@ struct cfg {
     char *model;
     char *alias;
     char *chat_template;
-    uint64_t pooling;      /* enum cfg_pooling */
-    uint64_t ctx_tok;      /* 0: the trained length */
-    uint64_t n_thread;     /* 0: the physical cores allowed */
-    uint64_t isa;          /* index into cfg_isa_name */
-    uint64_t kv_type;      /* enum cfg_kv_type */
-    uint64_t kv_ram_bytes; /* 0: a share of what is free */
-    char *kv_dir;
-    uint64_t kv_disk_bytes;
+    uint64_t pooling;       /* enum cfg_pooling */
+    uint64_t ctx_tok;       /* 0: the trained length */
+    uint64_t n_thread;      /* 0: the physical cores allowed */
+    uint64_t isa;           /* index into cfg_isa_name */
+    uint64_t kv_type;       /* enum cfg_kv_type */
+    uint64_t kv_ram_bytes;  /* 0: a share of what is free */
+    char *kv_dir;           /* NULL: none */
+    uint64_t kv_disk_bytes; /* 0: a share of what is free there */
+    uint64_t prefix_cache;  /* enum cfg_switch */
     /* network */
     char *host;
     uint64_t port; /* 0: any free one */

@@ -29,6 +29,11 @@ static enum err_code check_options(const struct sch_options *o, struct err *e)
     return ERR_OK;
 }
 
+bool sch_can_share(const struct eng *eng)
+{
+    return !eng->info.state_bytes && !eng->info.encoder;
+}
+
 static uint32_t min_u32(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
@@ -47,7 +52,7 @@ static void fit_options(struct sch *s)
     s->o.n_running_max = min_u32(s->o.n_running_max, info->n_step_out_max);
     uint64_t n_kv_tok = kv.n_frame_total * kv.chunk_tok;
     s->limits.eng = s->o.eng;
-    s->limits.shares = s->o.prefix_cache && !info->state_bytes && !info->encoder;
+    s->limits.shares = s->o.prefix_cache && sch_can_share(s->o.eng);
     s->limits.n_tok_max = n_kv_tok < info->n_ctx ? (uint32_t)n_kv_tok : info->n_ctx;
     if (info->encoder) { /* a text is one slice */
         s->limits.n_tok_max = min_u32(s->limits.n_tok_max, s->o.n_step_tok_max);

@@ -122,6 +122,9 @@ struct sch_event {
 struct sch;
 struct sch_stream;
 
+/* Whether this model's sequences can share KV: with recurrent state, or as encoders, they do not.
+ */
+bool sch_can_share(const struct eng *eng);
 /* What kv_disk_options.fingerprint must be for this engine. ERR_NOMEM. */
 enum err_code sch_kv_fingerprint(const struct eng *eng, uint8_t ret_fingerprint[32], struct err *e);
 

@@ -32,9 +32,6 @@ static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struc
         .progress = on_progress,
         .progress_arg = &tenth,
     };
-    if (cfg->kv_dir || cfg->kv_disk_bytes) {
-        log_warn("kv-dir, kv-disk: serve keeps KV in memory only; these have no effect yet");
-    }
     log_info("loading %s", cfg->model);
     return eng_open(&options, ret_g, e);
 }

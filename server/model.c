@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "server/answer.h"
+#include "server/disk_room.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +17,12 @@
  * times what all running sequences could fill, since each frame costs a little by itself. */
 #define KV_SHARE_PERCENT 60
 #define KV_FULL_TIMES    8
+/* When --kv-disk does not say: beyond so many times the memory the index costs more than it finds.
+ */
+#define KV_DISK_BYTES_MAX ((uint64_t)64 << 30)
+#define KV_DISK_TIMES     16
+/* At the end, for KV that is not on disk yet. */
+#define FLUSH_US 10000000
 
 static const char *const kv_type_names[] = {"auto", "f32", "bf16", "int8"};
 
@@ -37,6 +44,29 @@ static uint64_t default_kv_bytes(const struct eng_info *info, uint64_t n_running
     return budget > least ? budget : least;
 }
 
+/* Where the KV of this model is kept on disk, if anywhere. */
+static enum err_code disk_options(const struct srv *s, uint64_t ram_bytes,
+                                  struct kv_disk_options *ret_o, struct err *e)
+{
+    const struct cfg *cfg = s->cfg;
+    struct kv_disk_options o = {.dir = cfg->kv_dir, .cap_bytes = cfg->kv_disk_bytes};
+    if (!sch_can_share(s->eng)) {
+        log_warn("kv-dir: no effect with this model, whose sequences share no KV");
+        return ERR_OK;
+    }
+    if (!o.cap_bytes) {
+        uint64_t room = srv_disk_room_bytes(o.dir);
+        uint64_t most = KV_DISK_BYTES_MAX;
+        most = ram_bytes < most / KV_DISK_TIMES ? ram_bytes * KV_DISK_TIMES : most;
+        o.cap_bytes = room < most ? room : most;
+    }
+    enum err_code code = sch_kv_fingerprint(s->eng, o.fingerprint, e);
+    if (code == ERR_OK) {
+        *ret_o = o;
+    }
+    return code;
+}
+
 static enum err_code open_kv(struct srv *s, uint64_t free_before, struct err *e)
 {
     const struct eng_info *info = &s->eng->info;
@@ -46,13 +76,14 @@ static enum err_code open_kv(struct srv *s, uint64_t free_before, struct err *e)
         return err_set(e, ERR_INVALID, "kv-ram: %" PRIu64 " bytes; this model needs at least %zu",
                        bytes, info->chunk_bytes);
     }
-    const struct kv_options options = {
+    struct kv_options options = {
         .ram_bytes = bytes,
         .chunk_tok = info->chunk_tok,
         .chunk_bytes = info->chunk_bytes,
         .n_seq_tok_max = info->n_ctx,
     };
-    return kv_store_create(&options, &s->kv, e);
+    enum err_code code = s->cfg->kv_dir ? disk_options(s, bytes, &options.disk, e) : ERR_OK;
+    return code == ERR_OK ? kv_store_create(&options, &s->kv, e) : code;
 }
 
 static enum err_code open_scheduler(struct srv *s, struct err *e)
@@ -71,6 +102,8 @@ static enum err_code open_scheduler(struct srv *s, struct err *e)
         .itl_target_us = (uint32_t)(cfg->itl_ms * 1000),
         .n_event_max = SRV_EVENT_RING,
         .reader_stall_us = cfg->stall_s * 1000000,
+        .prefix_cache = cfg->prefix_cache == CFG_ON,
+        .kv_flush_us = FLUSH_US,
     };
     enum err_code code = sch_create(&options, &s->sch, e);
     return code == ERR_OK ? sch_start(s->sch, e) : code;
@@ -125,6 +158,11 @@ static void print_summary(const struct srv *s, uint64_t load_us)
              units_format_bytes(stats.n_frame_total * (uint64_t)stats.chunk_bytes, kv, sizeof kv),
              stats.n_frame_total * stats.chunk_tok, kv_type_names[info->kv_type],
              units_format_bytes(info->kv_bytes_per_tok, per_tok, sizeof per_tok));
+    if (s->cfg->kv_dir && stats.n_slot) {
+        log_info("KV on disk: %s for %" PRIu64 " tokens in %s",
+                 units_format_bytes(stats.n_slot * (uint64_t)stats.chunk_bytes, kv, sizeof kv),
+                 stats.n_slot * stats.chunk_tok, s->cfg->kv_dir);
+    }
     if (info->n_ctx > info->n_ctx_train && info->n_ctx_train) {
         log_warn("ctx: %u is beyond the %u tokens the model was trained for; answers may degrade",
                  info->n_ctx, info->n_ctx_train);

@@ -136,6 +136,9 @@ static void test_errors(void **state)
     check_error(NO_ARGS, &env, "KVASIR_KV_TYPE: 'f64' is not one of auto|f32|bf16|int8");
     check_error(ARGS("--host", "0.0.0.0"), NULL, "--insecure-no-auth");
     check_error(ARGS("--kv-disk", "1Q"), NULL, "--kv-disk: '1Q' is not a size");
+    check_error(ARGS("--kv-dir", "d", "--prefix-cache", "off"), NULL,
+                "kv-dir: keeps the prefix cache");
+    check_error(ARGS("--kv-dir", "auto"), NULL, "neither XDG_CACHE_HOME nor HOME");
     check_error(ARGS("--config", "/nonexistent/k.yaml"), NULL, "/nonexistent/k.yaml");
 }
 
@@ -153,6 +156,32 @@ static void test_open_hosts(void **state)
     cfg_finish(&c);
     assert_int_equal(load(ARGS("--host", "::", "--api-key-file", "k"), NULL, &c, &e), ERR_OK);
     cfg_finish(&c);
+}
+
+static void check_kv_dir(const char *const *args, struct fake_env *env, const char *want)
+{
+    struct cfg c = {0};
+    struct err e = {0};
+    assert_int_equal(load(args, env, &c, &e), ERR_OK);
+    if (want) {
+        assert_string_equal(c.kv_dir, want);
+    } else {
+        assert_null(c.kv_dir);
+    }
+    cfg_finish(&c);
+}
+
+static void test_kv_dir(void **state)
+{
+    (void)state;
+    struct fake_env home = {{"HOME"}, {"/home/u"}};
+    struct fake_env xdg = {{"HOME", "XDG_CACHE_HOME"}, {"/home/u", "/c"}};
+    check_kv_dir(NO_ARGS, &home, NULL);
+    check_kv_dir(ARGS("--kv-dir", "d"), &home, "d");
+    check_kv_dir(ARGS("--kv-dir", "auto"), &home, "/home/u/.cache/kvasir/kv");
+    check_kv_dir(ARGS("--kv-disk", "1G"), &xdg, "/c/kvasir/kv");
+    check_kv_dir(ARGS("--kv-disk", "1G", "--kv-dir", "d"), &xdg, "d");
+    check_kv_dir(ARGS("--kv-disk", "auto"), &xdg, NULL);
 }
 
 static void check_yaml(const char *text, const char *want)
@@ -279,7 +308,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_precedence),
         cmocka_unit_test(test_errors),   cmocka_unit_test(test_open_hosts),
-        cmocka_unit_test(test_yaml),     cmocka_unit_test(test_table),
-        cmocka_unit_test(test_sample)};
+        cmocka_unit_test(test_kv_dir),   cmocka_unit_test(test_yaml),
+        cmocka_unit_test(test_table),    cmocka_unit_test(test_sample)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
