@@ -92,6 +92,7 @@ static bool fork_twin(struct sch_seq *q, struct sch_seq *twin)
         return false;
     }
     kv_seq_close(q->kv);
+    kv_seq_retain(k, &q->retention);
     q->kv = k;
     return true;
 }
@@ -206,6 +207,7 @@ enum err_code sch_cache_open(struct sch *s, struct sch_seq *q, struct err *e)
     if (code) {
         return code;
     }
+    kv_seq_retain(q->kv, &q->retention);
     kv_get_stats(s->o.kv, &after);
     q->n_match_disk = (uint32_t)(after.n_tok_hit_disk - before.n_tok_hit_disk);
     q->match_epoch = s->kv_epoch;

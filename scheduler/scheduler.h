@@ -81,7 +81,8 @@ struct sch_request {
     enum eng_pooling pooling; /* with embed: how it is made of the prompt's rows */
     const char *tenant;       /* copied; for fairness, and KV is shared inside it. NULL: "" */
     const char *cache_salt; /* KV is shared only among equal ones, inside the tenant. NULL: none */
-    uint64_t deadline_us;   /* monotonic; 0: none. Passed: SCH_FINISH_ERROR with ERR_TIMEOUT */
+    struct kv_retention retention; /* of the KV it leaves */
+    uint64_t deadline_us; /* monotonic; 0: none. Passed: SCH_FINISH_ERROR with ERR_TIMEOUT */
     /* Called on the scheduler's thread when events became readable after the ring was empty. Must
      * not block. Never called after sch_stream_release returned. */
     void (*wake)(void *arg);

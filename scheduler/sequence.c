@@ -125,6 +125,7 @@ enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_r
     q->keep_stop = r->keep_stop;
     q->deadline_us = r->deadline_us;
     /* A mean needs every row: none of them may be taken over. */
+    q->retention = r->retention;
     q->shares = limits->shares && (!r->embed || r->pooling == ENG_POOLING_LAST);
     if (q->shares) {
         code = sch_cache_identity(&limits->eng->info, r->tenant, r->cache_salt, &q->identity, e);
@@ -278,6 +279,7 @@ struct sch_event sch_seq_end_event(const struct sch_seq *q, enum sch_finish fini
                                    const struct err *error)
 {
     bool matched = finish == SCH_FINISH_STOP && q->text.matched >= 0;
+    bool keeps = q->shares && !q->retention.leaves_nothing;
     uint32_t n_known = q->n_charged < q->n_prompt ? q->n_charged : q->n_prompt;
     return (struct sch_event){
         .kind = SCH_EVENT_END,
@@ -288,7 +290,7 @@ struct sch_event sch_seq_end_event(const struct sch_seq *q, enum sch_finish fini
         .n_prompt_tok = q->n_prompt,
         .n_cached_tok = q->n_cached,
         .n_cached_disk_tok = q->n_cached_disk,
-        .n_cache_write_tok = q->shares ? n_known - q->n_cached : 0,
+        .n_cache_write_tok = keeps ? n_known - q->n_cached : 0,
         .n_gen_tok = q->n_gen,
     };
 }

@@ -21,6 +21,7 @@ struct sch_seq {
     struct sch_stream *st;
     struct kv_seq *kv; /* while running */
     struct kv_identity identity;
+    struct kv_retention retention;
     bool shares;   /* its KV is in the prefix cache, under its identity */
     bool follows;  /* it runs, but waits for KV that others compute or the disk reads */
     bool is_large; /* what the cache has of it was not enough to let it in: no more guesses */

@@ -128,6 +128,8 @@ static void fill_request(const struct srv_job *j, const struct srv_answer *a,
         .pooling = j->srv->pooling,
         .prompt_logprobs = q->echo && q->want_logprobs && q->api == SRV_API_COMPLETION,
         .tenant = j->tenant,
+        .cache_salt = q->cache_salt,
+        .retention = q->retention,
         .deadline_us = limit_s ? j->begin_us + limit_s * 1000000 : 0,
         .wake = wake,
         .wake_arg = (void *)(uintptr_t)j,
@@ -301,6 +303,8 @@ static bool take_event(struct srv_job *j, struct srv_answer *a, struct srv_choic
         c->ended = true;
         c->finish = ev->finish;
         c->n_cached_tok = ev->n_cached_tok;
+        c->n_cached_disk_tok = ev->n_cached_disk_tok;
+        c->n_cache_write_tok = ev->n_cache_write_tok;
         c->n_gen_tok = ev->n_gen_tok;
         c->stop_matched = ev->stop_matched ? strdup(ev->stop_matched) : NULL;
         a->n_open--;

@@ -45,6 +45,8 @@ struct srv_choice {
     uint64_t n_text_char;   /* characters of the tokens so far, prompt included */
     uint32_t n_gen_tok;
     uint32_t n_cached_tok;
+    uint32_t n_cached_disk_tok;
+    uint32_t n_cache_write_tok;
     float *vector; /* [n_embd] of an embedding, once it ended */
 };
 

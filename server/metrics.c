@@ -139,6 +139,58 @@ static void put_frames(struct page *p, const struct kv_stats *kv)
            kv->n_frame_total ? (double)used / (double)kv->n_frame_total : 0);
 }
 
+static void tiers(struct page *p, const char *name, const char *help, uint64_t n_ram,
+                  uint64_t n_disk)
+{
+    head(p, name, "counter", help);
+    sample(p, name, ",tier=\"ram\"", (double)n_ram);
+    sample(p, name, ",tier=\"disk\"", (double)n_disk);
+}
+
+static void put_cache(struct page *p, const struct sch_stats *st)
+{
+    const struct kv_stats *kv = &st->kv;
+    single(p, "prompt_tokens_cached_total", "counter", "Prompt tokens found in the cache.",
+           (double)st->n_cached_tok);
+    single(p, "prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache.",
+           (double)st->n_prompt_tok);
+    single(p, "prefix_cache_hits_total", "counter", "Tokens found in the prefix cache.",
+           (double)st->n_cached_tok);
+    tiers(p, "prefix_cache_hits_by_tier_total", "Tokens found, by where they were.",
+          st->n_cached_tok - st->n_cached_disk_tok, st->n_cached_disk_tok);
+    single(p, "recomputed_tokens_total", "counter",
+           "Tokens computed again because the sequence had given its memory back.",
+           (double)st->n_recomputed_tok);
+    tiers(p, "kv_evictions_total", "Chunks evicted, by from where.", kv->n_evict_ram,
+          kv->n_evict_disk);
+    single(p, "kv_chunks", "gauge", "Chunks the prefix index knows.", (double)kv->n_node);
+    single(p, "kv_copies_total", "counter", "Chunks copied where a sequence left a shared one.",
+           (double)kv->n_copy);
+    single(p, "kv_expired_total", "counter", "Chunks forgotten by age.", (double)kv->n_expired);
+    single(p, "kv_frames_pinned", "gauge", "Frames held against eviction.",
+           (double)kv->n_frame_pinned);
+}
+
+static void put_disk(struct page *p, const struct kv_stats *kv)
+{
+    single(p, "kv_disk_up", "gauge", "1 while KV is read from and written to disk.",
+           kv->disk_is_open && !kv->disk_is_paused);
+    single(p, "kv_disk_slots", "gauge", "Chunks the disk has room for.", (double)kv->n_slot);
+    single(p, "kv_disk_slots_used", "gauge", "Chunks on disk.", (double)kv->n_slot_used);
+    single(p, "kv_disk_bytes", "gauge", "Bytes of the files on disk.", (double)kv->disk_bytes);
+    single(p, "kv_disk_reads_total", "counter", "Chunks read.", (double)kv->n_disk_read);
+    single(p, "kv_disk_writes_total", "counter", "Chunks written.", (double)kv->n_disk_write);
+    single(p, "kv_disk_writes_dropped_total", "counter", "Chunks not written: no room, no worth.",
+           (double)kv->n_disk_write_dropped);
+    single(p, "kv_disk_queue", "gauge", "Chunks to be written.", (double)kv->n_disk_queued);
+    single(p, "kv_disk_corrupt_total", "counter", "Chunks that failed verification.",
+           (double)kv->n_disk_corrupt);
+    single(p, "kv_disk_errors_total", "counter", "Reads and writes that failed.",
+           (double)kv->n_disk_error);
+    single(p, "kv_disk_late_total", "counter", "Reads and writes past their deadline.",
+           (double)kv->n_disk_late);
+}
+
 static void put_scheduler(struct page *p, const struct sch_stats *st)
 {
     single(p, "num_requests_running", "gauge", "Sequences running.", (double)st->n_running);
@@ -155,12 +207,6 @@ static void put_scheduler(struct page *p, const struct sch_stats *st)
            (double)st->n_preempted);
     single(p, "prompt_tokens_total", "counter", "Prompt tokens taken in.",
            (double)st->n_prompt_tok);
-    single(p, "prompt_tokens_cached_total", "counter", "Prompt tokens found in the cache.",
-           (double)st->n_cached_tok);
-    single(p, "prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache.",
-           (double)st->n_prompt_tok);
-    single(p, "prefix_cache_hits_total", "counter", "Tokens found in the prefix cache.",
-           (double)st->n_cached_tok);
     single(p, "generation_tokens_total", "counter", "Tokens generated.", (double)st->n_gen_tok);
     single(p, "steps_total", "counter", "Steps of the model.", (double)st->n_step);
     single(p, "last_step_age_seconds", "gauge", "Since a step of the model last ended.",
@@ -171,7 +217,9 @@ static void put_scheduler(struct page *p, const struct sch_stats *st)
     time_hist(p, "e2e_request_latency_seconds", "From submission to the end.", &st->e2e);
     time_hist(p, "request_queue_time_seconds", "From submission to running.", &st->queue);
     time_hist(p, "step_duration_seconds", "One step of the model.", &st->step);
+    put_cache(p, st);
     put_frames(p, &st->kv);
+    put_disk(p, &st->kv);
 }
 
 static void put_http(struct page *p, struct srv_metrics *m)

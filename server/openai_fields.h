@@ -27,6 +27,11 @@ srv_field_fn srv_field_response_format;
 srv_field_fn srv_field_modalities;
 srv_field_fn srv_field_tool_choice;
 srv_field_fn srv_field_kwargs;
+/* What becomes of the prompt's KV; cache_fields.c. */
+srv_field_fn srv_field_cache_salt;
+srv_field_fn srv_field_cache_key;
+srv_field_fn srv_field_cache_retention;
+srv_field_fn srv_field_cache_options;
 /* Refuse the parameter: always, when it is not empty, when it is true. */
 srv_field_fn srv_field_refuse;
 srv_field_fn srv_field_refuse_unless_empty;

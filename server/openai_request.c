@@ -87,11 +87,14 @@ static const struct field fields[] = {
     {"continue_final_message", IN_CHAT, BOOL(continue_final_message)},
     {"chat_template_kwargs", IN_CHAT, OWN(srv_field_kwargs)},
 
+    {"cache_salt", IN_BOTH, OWN(srv_field_cache_salt)},
+    {"prompt_cache_key", IN_BOTH, OWN(srv_field_cache_key)},
+    {"prompt_cache_retention", IN_BOTH, OWN(srv_field_cache_retention)},
+    {"prompt_cache_options", IN_BOTH, OWN(srv_field_cache_options)},
+
     /* Known, checked, without effect on the answer. */
     {"user", IN_ALL, IGNORED(FIELD_TEXT)},
     {"safety_identifier", IN_ALL, IGNORED(FIELD_TEXT)},
-    {"prompt_cache_key", IN_BOTH, IGNORED(FIELD_TEXT)},
-    {"prompt_cache_retention", IN_BOTH, IGNORED(FIELD_TEXT)},
     {"service_tier", IN_BOTH, IGNORED(FIELD_TEXT)},
     {"verbosity", IN_CHAT, IGNORED(FIELD_TEXT)},
     {"store", IN_BOTH, IGNORED(FIELD_BOOL)},
@@ -99,7 +102,6 @@ static const struct field fields[] = {
     {"metadata", IN_BOTH, IGNORED(FIELD_LET_PASS)},
     {"prediction", IN_CHAT, IGNORED(FIELD_LET_PASS)},
     {"moderation", IN_CHAT, IGNORED(FIELD_LET_PASS)},
-    {"prompt_cache_options", IN_BOTH, IGNORED(FIELD_LET_PASS)},
     {"reasoning_effort", IN_CHAT, IGNORED(FIELD_LET_PASS)},
 
     /* What would change the answer, and cannot be done here. */

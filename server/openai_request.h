@@ -25,7 +25,8 @@ enum srv_api { SRV_API_COMPLETION, SRV_API_CHAT, SRV_API_EMBEDDING };
 #define SRV_STOP_BYTES_MAX 1024
 #define SRV_STOP_ID_MAX    256
 #define SRV_LOGIT_BIAS_MAX 1024
-#define SRV_COMPLETION_TOK 16 /* max_tokens of a completion that does not say, as OpenAI has it */
+#define SRV_CACHE_SALT_MAX 512 /* bytes; of prompt_cache_key, too */
+#define SRV_COMPLETION_TOK 16  /* max_tokens of a completion that does not say, as OpenAI has it */
 
 /* Either text or ids. */
 struct srv_prompt {
@@ -77,6 +78,8 @@ struct srv_request {
     uint32_t n_stop;
     int32_t *stop_ids; /* [n_stop_id] */
     uint32_t n_stop_id;
+    const char *cache_salt; /* NULL: none */
+    struct kv_retention retention;
     bool keep_stop;
     bool ignore_eos;
     bool skip_special;

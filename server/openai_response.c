@@ -274,24 +274,37 @@ static void put_prompt_ids(const struct srv_prompt_tokens *p, struct buf *out)
     buf_putc(out, ']');
 }
 
+/* What came from the cache is known once all choices have ended. */
 static void put_usage(const struct srv_answer *a, struct buf *out)
 {
     uint64_t n_prompt = 0;
     uint64_t n_cached = 0;
+    uint64_t n_disk = 0;
+    uint64_t n_write = 0;
     uint64_t n_gen = 0;
     for (size_t i = 0; i < a->n_prompt; i++) {
         n_prompt += a->prompts[i].ids.n;
     }
     for (size_t i = 0; i < a->n_choice; i++) {
         n_gen += a->choices[i].n_gen_tok;
-        /* A prompt counts once, however many choices go on from it. */
-        n_cached += i % (size_t)a->request.n == 0 ? a->choices[i].n_cached_tok : 0;
+        if (i % (size_t)a->request.n == 0) { /* once, however many choices go on from a prompt */
+            n_cached += a->choices[i].n_cached_tok;
+            n_disk += a->choices[i].n_cached_disk_tok;
+            n_write += a->choices[i].n_cache_write_tok;
+        }
     }
     buf_printf(out,
                "\"usage\":{\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64
-               ",\"total_tokens\":%" PRIu64 ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64
-               "}}",
-               n_prompt, n_gen, n_prompt + n_gen, n_cached);
+               ",\"total_tokens\":%" PRIu64,
+               n_prompt, n_gen, n_prompt + n_gen);
+    if (!a->n_open) {
+        buf_printf(out,
+                   ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64
+                   ",\"cache_write_tokens\":%" PRIu64
+                   "},\"kvasir\":{\"cached_tokens\":{\"ram\":%" PRIu64 ",\"disk\":%" PRIu64 "}}",
+                   n_cached, n_write, n_cached - n_disk, n_disk);
+    }
+    buf_putc(out, '}');
 }
 
 static void chunk_open(struct srv_answer *a, struct srv_choice *c, struct buf *out)

@@ -146,6 +146,25 @@ static const struct param_case both[] = {
     {"\"user\":1", "user"},
     {"\"metadata\":{\"a\":\"b\"},\"store\":false,\"service_tier\":\"auto\"", NULL},
     {"\"nonsense\":{\"deep\":[1,2,3]}", NULL},
+    {"\"cache_salt\":\"s\",\"prompt_cache_key\":\"k\"", NULL},
+    {"\"cache_salt\":\"\"", "cache_salt"},
+    {"\"cache_salt\":7", "cache_salt"},
+    {"\"prompt_cache_key\":[]", "prompt_cache_key"},
+    {"\"prompt_cache_retention\":\"in_memory\"", NULL},
+    {"\"prompt_cache_retention\":null", NULL},
+    {"\"prompt_cache_retention\":\"25h\"", "prompt_cache_retention"},
+    {"\"prompt_cache_retention\":24", "prompt_cache_retention"},
+    {"\"prompt_cache_options\":{}", NULL},
+    {"\"prompt_cache_options\":{\"mode\":\"implicit\",\"ttl\":\"30d\"}", NULL},
+    {"\"prompt_cache_options\":\"explicit\"", "prompt_cache_options"},
+    {"\"prompt_cache_options\":{\"mode\":\"never\"}", "prompt_cache_options.mode"},
+    {"\"prompt_cache_options\":{\"mode\":1}", "prompt_cache_options.mode"},
+    {"\"prompt_cache_options\":{\"ttl\":\"31d\"}", "prompt_cache_options.ttl"},
+    {"\"prompt_cache_options\":{\"ttl\":\"0s\"}", "prompt_cache_options.ttl"},
+    {"\"prompt_cache_options\":{\"ttl\":\"5\"}", "prompt_cache_options.ttl"},
+    {"\"prompt_cache_options\":{\"ttl\":\"5mm\"}", "prompt_cache_options.ttl"},
+    {"\"prompt_cache_options\":{\"ttl\":\"99999999999999999999h\"}", "prompt_cache_options.ttl"},
+    {"\"prompt_cache_options\":{\"ttl\":300}", "prompt_cache_options.ttl"},
     {"\"ignore_eos\":true,\"skip_special_tokens\":false", NULL},
     {"\"ignore_eos\":\"yes\"", "ignore_eos"},
     {"\"model\":5", "model"},
@@ -229,7 +248,21 @@ static void test_values(void **state)
     assert_true(parse_with(SRV_API_CHAT, "\"max_tokens\":5,\"max_completion_tokens\":6", &r, &f));
     assert_int_equal(r.n_gen_max, 6);
     srv_request_finish(&r);
+    assert_true(parse_with(SRV_API_CHAT,
+                           "\"cache_salt\":\"s\",\"prompt_cache_retention\":\"in_memory\","
+                           "\"prompt_cache_options\":{\"ttl\":\"30m\",\"mode\":\"explicit\"}",
+                           &r, &f));
+    assert_string_equal(r.cache_salt, "s");
+    assert_true(r.retention.ram_only && r.retention.leaves_nothing);
+    assert_int_equal(r.retention.keep_s, 1800);
+    assert_int_equal(r.retention.ttl_s, 1800);
+    srv_request_finish(&r);
+    assert_true(parse_with(SRV_API_CHAT, "\"prompt_cache_retention\":\"24h\"", &r, &f));
+    assert_int_equal(r.retention.keep_s, 86400);
+    assert_int_equal(r.retention.ttl_s, 0);
+    srv_request_finish(&r);
     assert_true(parse_with(SRV_API_CHAT, "", &r, &f));
+    assert_null(r.cache_salt);
     assert_int_equal(r.n_gen_max, -1);
     assert_true(r.add_generation_prompt);
     srv_request_finish(&r);

@@ -70,6 +70,10 @@ static void finish(struct fixture *x, size_t choice, enum sch_finish how)
     struct srv_choice *c = &x->a->choices[choice];
     srv_response_take(x->a, c, &ev, &x->view);
     c->finish = how;
+    c->n_cached_tok = 2;
+    c->n_cached_disk_tok = 1;
+    c->n_cache_write_tok = 3;
+    x->a->n_open--;
     if (x->a->request.stream) {
         srv_response_finish_chunk(x->a, c, &x->out);
     }
@@ -128,7 +132,8 @@ static void test_chat_stream(void **state)
                   "[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
                   "\"usage\":null}\n\n" CHAT_HEAD
                   "[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3,\"total_tokens\":5,"
-                  "\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\ndata: [DONE]\n\n");
+                  "\"prompt_tokens_details\":{\"cached_tokens\":2,\"cache_write_tokens\":3},"
+                  "\"kvasir\":{\"cached_tokens\":{\"ram\":1,\"disk\":1}}}}\n\ndata: [DONE]\n\n");
     check_frames(&x.out);
     end(&x);
 }
@@ -171,8 +176,9 @@ static void test_whole_chat(void **state)
         "\"system_fingerprint\":\"fp_0\",\"choices\":[{\"index\":0,\"message\":{\"role\":"
         "\"assistant\",\"content\":\"one \\\"two\\\"\",\"refusal\":null},\"logprobs\":null,"
         "\"finish_reason\":\"stop\",\"stop_reason\":\"END\"}],\"usage\":{\"prompt_tokens\":2,"
-        "\"completion_tokens\":2,\"total_tokens\":4,\"prompt_tokens_details\":{\"cached_tokens\":0}"
-        "}}");
+        "\"completion_tokens\":2,\"total_tokens\":4,\"prompt_tokens_details\":{\"cached_tokens\":2,"
+        "\"cache_write_tokens\":3},"
+        "\"kvasir\":{\"cached_tokens\":{\"ram\":1,\"disk\":1}}}}");
     end(&x);
 }
 
