@@ -53,6 +53,8 @@ const struct cfg_option cfg_options[] = {
      .unit = "SIZE",
      .help = "disk space for KV; auto: half of what is free in kv-dir, at most 64 GiB "
              "and 16 times kv-ram"},
+    {CHOICE("kv-io", kv_io, "auto|io_uring|pread"), .deflt = "auto",
+     .help = "how the disk is read and written; auto: io_uring where the system lets it"},
     {CHOICE("prefix-cache", prefix_cache, "on|off"), .deflt = "on",
      .help = "prompts begin with the KV that earlier requests of the same tenant left"},
     {CHOICE("kv-type", kv_type, "auto|f32|bf16|int8"), .deflt = "auto",

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum cfg_kv_io { CFG_KV_IO_AUTO, CFG_KV_IO_URING, CFG_KV_IO_PREAD };
 enum cfg_switch { CFG_ON, CFG_OFF };
 enum cfg_kv_type { CFG_KV_AUTO, CFG_KV_F32, CFG_KV_BF16, CFG_KV_INT8 };
 enum cfg_pooling {
@@ -41,6 +42,7 @@ struct cfg {
     uint64_t kv_ram_bytes;  /* 0: a share of what is free */
     char *kv_dir;           /* NULL: none */
     uint64_t kv_disk_bytes; /* 0: a share of what is free there */
+    uint64_t kv_io;         /* enum cfg_kv_io */
     uint64_t prefix_cache;  /* enum cfg_switch */
     /* network */
     char *host;

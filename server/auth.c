@@ -14,6 +14,7 @@
 #define LINE_MAX_BYTES 1024
 #define KEY_BYTES_MAX  512
 #define ENTRY_MAX      65536
+#define N_NAME_BYTE    12 /* of a digest, in a name: no two keys have the same */
 
 struct entry {
     uint8_t digest[SHA256_BYTES];
@@ -58,8 +59,11 @@ static enum err_code set_tenant(const struct parsing *p, struct entry *entry, co
                                 size_t n)
 {
     if (n == 0) { /* nameless: the digest's first digits */
-        (void)snprintf(entry->tenant, sizeof entry->tenant, "key-%02x%02x%02x%02x",
-                       entry->digest[0], entry->digest[1], entry->digest[2], entry->digest[3]);
+        int at = snprintf(entry->tenant, sizeof entry->tenant, "key-");
+        for (int i = 0; i < N_NAME_BYTE; i++) {
+            at += snprintf(entry->tenant + at, sizeof entry->tenant - (size_t)at, "%02x",
+                           entry->digest[i]);
+        }
         return ERR_OK;
     }
     if (n > SRV_TENANT_MAX ||

@@ -1,7 +1,7 @@
 #include "server/control.h"
 
+#include "server/kv_facts.h"
 #include "server/model.h"
-
 #include "server/srv.h"
 
 #include <inttypes.h>
@@ -109,6 +109,9 @@ bool srv_control(struct srv_job *j, struct buf *out, struct srv_control_reply *r
     }
     if (srv_phase_of(s) == SRV_LOADING) {
         return srv_fail(f, 503, "model_loading", NULL, "the model is still loading");
+    }
+    if (j->route->action == SRV_ACTION_KV) {
+        return srv_kv_facts(j, out, f);
     }
     if (j->route->action == SRV_ACTION_MODEL) {
         return put_one_model(s, j->path + strlen(j->route->path), out, f);

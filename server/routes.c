@@ -12,6 +12,7 @@ const struct srv_route srv_routes[] = {
     {"/metrics", .allow = GET_ALLOW, .action = SRV_ACTION_METRICS},
     {"/version", .allow = GET_ALLOW, .action = SRV_ACTION_VERSION},
     {"/v1/models", .allow = GET_ALLOW, .action = SRV_ACTION_MODELS},
+    {"/v1/kv", .allow = GET_ALLOW, .action = SRV_ACTION_KV},
     {"/v1/models/", .prefix = true, .allow = GET_ALLOW, .action = SRV_ACTION_MODEL},
     {"/v1/completions", .post = true, .allow = POST_ALLOW, .action = SRV_ACTION_COMPLETION},
     {"/v1/chat/completions", .post = true, .allow = POST_ALLOW, .action = SRV_ACTION_CHAT},

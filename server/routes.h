@@ -14,6 +14,7 @@ enum srv_action {
     SRV_ACTION_VERSION,
     SRV_ACTION_MODELS,
     SRV_ACTION_MODEL,
+    SRV_ACTION_KV,
     /* with a body, by the prep pool */
     SRV_ACTION_COMPLETION,
     SRV_ACTION_CHAT,
