@@ -33,6 +33,8 @@ const struct cfg_option cfg_options[] = {
      .help = "name of the model in requests and answers; else its file's"},
     {STRING("chat-template", chat_template), .unit = "FILE",
      .help = "chat template to use instead of the model's own"},
+    {BOOL("chat-template-fallback", chat_template_fallback), .deflt = "false",
+     .help = "a chat template that does not parse gives way to a built-in one"},
     {CHOICE("pooling", pooling, "auto|mean|cls|last|off"), .deflt = "auto",
      .help = "how /v1/embeddings makes one vector of a text; auto: what the model says, else mean "
              "for encoders and last for others; off: no embeddings"},

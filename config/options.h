@@ -34,6 +34,7 @@ struct cfg {
     char *model;
     char *alias;
     char *chat_template;
+    bool chat_template_fallback;
     uint64_t pooling;       /* enum cfg_pooling */
     uint64_t ctx_tok;       /* 0: the trained length */
     uint64_t n_thread;      /* 0: the physical cores allowed */

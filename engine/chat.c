@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "engine/template/builtin.h"
 #include "engine/template/template.h"
 
@@ -13,9 +14,9 @@
 #define NAMES_BYTES_MAX    ((size_t)1 << 20)
 
 struct chat {
-    struct tmpl *template; /* NULL: the built-in layout */
-    enum tmpl_builtin builtin;
-    char *bos; /* texts of those tokens, "" where there is none */
+    struct tmpl *template;
+    char *source; /* its text */
+    char *bos;    /* texts of those tokens, "" where there is none */
     char *eos;
 };
 
@@ -44,36 +45,55 @@ static char *token_text(const struct vocab *v, int32_t id)
     return strndup(s.s ? s.s : "", s.n);
 }
 
-static enum err_code compile(struct chat *c, const struct buf *text, const char *path,
+/* The template of that text; without one, or where it does not parse and the options allow it, the
+ * built-in that fits. */
+static enum err_code compile(struct chat *c, const struct chat_options *o, const struct buf *text,
                              struct err *e)
 {
     struct err cause;
-    enum err_code code = tmpl_compile(buf_str(text), text->len, &c->template, &cause);
-    return code ? err_set(e, code, "%s: %s", path ? path : "the model's chat template", cause.msg)
-                : ERR_OK;
+    const char *name = o->path ? o->path : "the model's chat template";
+    const char *source = buf_str(text);
+    size_t n = text->len;
+    enum err_code code = ERR_OK;
+    if (n) {
+        code = tmpl_compile(source, n, &c->template, &cause);
+        if (code && !o->fallback) {
+            return err_set(e, code, "%s: %s", name, cause.msg);
+        }
+    }
+    if (!c->template) {
+        enum tmpl_builtin kind =
+            tmpl_builtin_detect(n ? source : NULL, vocab_has, (void *)(uintptr_t)o->vocab);
+        if (code) {
+            log_warn("%s: %s; the built-in format \"%s\" takes its place", name, cause.msg,
+                     tmpl_builtin_name(kind));
+        }
+        source = tmpl_builtin_source(kind);
+        n = strlen(source);
+        code = tmpl_compile(source, n, &c->template, e);
+    }
+    if (!code) {
+        c->source = strndup(source, n);
+    }
+    return code;
 }
 
-enum err_code chat_load(const struct gguf *f, const struct vocab *vocab, const char *path,
-                        struct chat **ret_c, struct err *e)
+enum err_code chat_load(const struct gguf *f, const struct chat_options *o, struct chat **ret_c,
+                        struct err *e)
 {
     struct buf text = {0};
     struct chat *c = calloc(1, sizeof *c);
-    enum err_code code = c ? template_text(f, path, &text, e)
+    enum err_code code = c ? template_text(f, o->path, &text, e)
                            : err_set(e, ERR_NOMEM, "out of memory for a chat template");
+    if (!code) {
+        code = compile(c, o, &text, e);
+    }
     if (code) {
         goto out;
     }
-    if (text.len) {
-        code = compile(c, &text, path, e);
-        if (code) {
-            goto out;
-        }
-    } else {
-        c->builtin = tmpl_builtin_detect(NULL, vocab_has, (void *)vocab);
-    }
-    c->bos = token_text(vocab, vocab_facts(vocab)->bos);
-    c->eos = token_text(vocab, vocab_facts(vocab)->eos);
-    if (!c->bos || !c->eos) {
+    c->bos = token_text(o->vocab, vocab_facts(o->vocab)->bos);
+    c->eos = token_text(o->vocab, vocab_facts(o->vocab)->eos);
+    if (!c->source || !c->bos || !c->eos) {
         code = err_set(e, ERR_NOMEM, "out of memory for a chat template");
         goto out;
     }
@@ -91,9 +111,15 @@ void chat_destroy(struct chat *c)
         return;
     }
     tmpl_destroy(c->template);
+    free(c->source);
     free(c->bos);
     free(c->eos);
     free(c);
+}
+
+const char *chat_source(const struct chat *c)
+{
+    return c->source;
 }
 
 /* What templates may name besides the request's own values. */
@@ -108,9 +134,6 @@ static struct tmpl_value *token_names(const struct chat *c, struct tmpl_arena *a
 enum err_code chat_render(const struct chat *c, const struct tmpl_value *context, struct buf *out,
                           struct err *e)
 {
-    if (!c->template) {
-        return tmpl_render_builtin(c->builtin, context, c->bos, c->eos, out, e);
-    }
     struct tmpl_arena *arena = NULL;
     enum err_code code = tmpl_arena_create(NAMES_BYTES_MAX, &arena, e);
     struct tmpl_value *names = code ? NULL : token_names(c, arena);

@@ -184,6 +184,7 @@ static void fill_facts(struct engine *n, const struct eng_options *o)
                               .arch = n->arch,
                               .isa = "none",
                               .format = n->format,
+                              .chat_template = chat_source(n->chat),
                               .n_vocab = v->n_token,
                               .bos_id = v->bos,
                               .eos_id = v->eos};
@@ -289,7 +290,10 @@ enum err_code eng_open(const struct eng_options *options, struct eng **ret_g, st
         code = vocab_load(n->file, &n->vocab, e);
     }
     if (!code) {
-        code = chat_load(n->file, n->vocab, options->chat_template_path, &n->chat, e);
+        const struct chat_options chat = {.vocab = n->vocab,
+                                          .path = options->chat_template_path,
+                                          .fallback = options->chat_template_fallback};
+        code = chat_load(n->file, &chat, &n->chat, e);
     }
     if (!code) {
         fill_facts(n, options);

@@ -27,6 +27,7 @@ enum eng_kv_type { ENG_KV_AUTO, ENG_KV_F32, ENG_KV_BF16, ENG_KV_INT8 };
 struct eng_options {
     const char *model_path;
     const char *chat_template_path; /* NULL: the model's own, else a built-in one */
+    bool chat_template_fallback;    /* a template that does not parse: the built-in one */
     uint32_t n_ctx;                 /* longest sequence in tokens; 0: the trained length */
     uint32_t n_thread;              /* kernel workers, caller included; 0: physical cores allowed */
     enum eng_kv_type kv_type;       /* AUTO: f32 for F32/F16 models, bf16 otherwise */
@@ -39,10 +40,11 @@ struct eng_options {
 
 /* Facts fixed at load. Strings belong to the engine. */
 struct eng_info {
-    const char *name;   /* general.name, else the file's stem */
-    const char *arch;   /* general.architecture */
-    const char *isa;    /* the kernel path in use */
-    const char *format; /* "Q4_K_M"-like summary of the weight types */
+    const char *name;          /* general.name, else the file's stem */
+    const char *arch;          /* general.architecture */
+    const char *isa;           /* the kernel path in use */
+    const char *format;        /* "Q4_K_M"-like summary of the weight types */
+    const char *chat_template; /* its text, the built-in's where that is in use */
     uint32_t n_vocab;
     uint32_t n_layer;
     uint32_t n_ctx;       /* longest sequence this engine will run */

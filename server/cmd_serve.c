@@ -25,6 +25,7 @@ static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struc
     const struct eng_options options = {
         .model_path = cfg->model,
         .chat_template_path = cfg->chat_template,
+        .chat_template_fallback = cfg->chat_template_fallback,
         .n_ctx = (uint32_t)cfg->ctx_tok,
         .n_thread = (uint32_t)cfg->n_thread,
         .kv_type = kv_types[cfg->kv_type],

@@ -1,11 +1,10 @@
-/* Chat formats for models whose file brings no template, or whose template this build cannot run:
- * the handful of layouts nearly every chat model was trained on. Pure; any thread. */
+/* Chat formats for models whose file brings no template, or one that does not parse: the handful of
+ * layouts nearly every chat model was trained on, as templates of their own. All of them take
+ * tools, in the form most open models know: definitions between <tools> and </tools> behind the
+ * system text, each call as JSON between <tool_call> and </tool_call>, each result between
+ * <tool_response> and </tool_response>. Pure; any thread. */
 #ifndef ENGINE_TEMPLATE_BUILTIN_H
 #define ENGINE_TEMPLATE_BUILTIN_H
-
-#include "base/buf.h"
-#include "base/err.h"
-#include "engine/template/value.h"
 
 #include <stdbool.h>
 
@@ -23,11 +22,9 @@ enum tmpl_builtin tmpl_builtin_detect(const char *template_text,
                                       bool (*has_token)(void *arg, const char *text), void *arg);
 const char *tmpl_builtin_name(enum tmpl_builtin kind); /* "chatml", … */
 
-/* Appends the conversation in `context` to out: a map with `messages`, a list of maps with `role`
- * and `content` (a string, a list of parts with `text`, or none), and `add_generation_prompt`.
- * bos and eos are the texts of those tokens ("" where there is none); the result does not begin
- * with bos, which tokenizing adds. ERR_INVALID names the message that is wrong. */
-enum err_code tmpl_render_builtin(enum tmpl_builtin kind, const struct tmpl_value *context,
-                                  const char *bos, const char *eos, struct buf *out, struct err *e);
+/* The template, static. It takes messages (content: a string, a list of parts with `text`, or none;
+ * tool_calls), tools and add_generation_prompt, which is true unless given, and does not begin with
+ * bos_token, which tokenizing adds. */
+const char *tmpl_builtin_source(enum tmpl_builtin kind);
 
 #endif

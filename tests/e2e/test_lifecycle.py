@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 
-from server import FAKE, JSON, KVASIR, Server, check, text_of
+from server import FAKE, JSON, KVASIR, STORIES, Server, check, text_of
 
 COMPLETION = "/v1/completions"
 
@@ -197,4 +197,22 @@ with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
     done = subprocess.run([KVASIR, "serve", "--port", "0", "--model", f.name], capture_output=True,
                           text=True, timeout=60, check=False)
     check(done.returncode == 1 and f.name in done.stderr, f"no model: {done.stderr}")
+
+# A template that does not parse: told with its place, or a built-in one in its stead where allowed.
+with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
+    f.write("{{ messages }}\n {% if x %}{{ 1 + }}")
+    f.flush()
+    if os.path.exists(STORIES):
+        done = subprocess.run([KVASIR, "serve", "--port", "0", "--model", STORIES,
+                               "--chat-template", f.name], capture_output=True, text=True,
+                              timeout=60, check=False)
+        check(done.returncode == 1 and f"{f.name}: template line 2, column " in done.stderr,
+              f"bad template: {done.returncode} {done.stderr}")
+        s = Server.stories("--chat-template", f.name, "--chat-template-fallback")
+        s.wait_log('line 2, column .*; the built-in format "plain" takes its place')
+        status, reply = s.post("/v1/chat/completions", {
+            "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}]})
+        check(status == 200, f"the built-in template: {status} {reply}")
+        check(s.stop() == 0, "it ends in order")
 print("passed")

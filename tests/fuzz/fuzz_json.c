@@ -1,6 +1,7 @@
 /* Any bytes as a request body, for both APIs: the strict check, cJSON, the parameter table, and a
  * chat's messages through a template. What is accepted must keep the table's promises. */
 #include "engine/template/builtin.h"
+#include "engine/template/template.h"
 #include "fuzz.h"
 #include "server/chat_values.h"
 #include "server/openai_request.h"
@@ -29,7 +30,11 @@ static void render(const struct srv_request *r)
     }
     if (srv_chat_context(r, a, &context, &f)) {
         struct err e = {0};
-        (void)tmpl_render_builtin(TMPL_BUILTIN_LLAMA2, context, "<s>", "</s>", &out, &e);
+        struct tmpl *t = NULL;
+        const char *source = tmpl_builtin_source(TMPL_BUILTIN_LLAMA2);
+        must(tmpl_compile(source, strlen(source), &t, &e) == ERR_OK);
+        (void)tmpl_render(t, context, NULL, 0, &out, &e);
+        tmpl_destroy(t);
     } else {
         must(f.status >= 400 && f.message[0]);
     }
