@@ -59,6 +59,7 @@ enum sch_finish {
 };
 
 #define SCH_STOP_MAX 16
+#define SCH_SHOW_MAX 4
 
 struct sch_request {
     const int32_t *tokens; /* [n_tok], copied; n_tok >= 1 */
@@ -75,7 +76,9 @@ struct sch_request {
     uint32_t n_stop_id;
     bool keep_stop; /* the stop string, or the text of the id that ended, stays in the output */
     bool ignore_eos;
-    bool show_special;        /* control tokens appear as text */
+    bool show_special;              /* control tokens appear as text */
+    int32_t show_ids[SCH_SHOW_MAX]; /* [n_show_id] control tokens that appear all the same */
+    uint32_t n_show_id;
     bool prompt_logprobs;     /* a TOKEN event for every prompt token from the second on */
     bool embed;               /* one vector for the prompt, with the END; n_gen_max is 0 */
     enum eng_pooling pooling; /* with embed: how it is made of the prompt's rows */

@@ -121,6 +121,8 @@ enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_r
     q->sample = r->sample;
     q->ignore_eos = r->ignore_eos;
     q->show_special = r->show_special;
+    q->n_show_id = r->n_show_id < SCH_SHOW_MAX ? r->n_show_id : SCH_SHOW_MAX;
+    memcpy(q->show_ids, r->show_ids, sizeof q->show_ids);
     q->prompt_logprobs = r->prompt_logprobs;
     q->keep_stop = r->keep_stop;
     q->deadline_us = r->deadline_us;
@@ -195,6 +197,15 @@ static bool ends_by_id(const struct sch_seq *q, const struct eng *eng, int32_t i
     return false;
 }
 
+static bool shows(const struct sch_seq *q, int32_t id)
+{
+    bool show = q->show_special;
+    for (uint32_t i = 0; i < q->n_show_id; i++) {
+        show = show || q->show_ids[i] == id;
+    }
+    return show;
+}
+
 static enum sch_finish take_generated(struct sch_seq *q, const struct eng *eng,
                                       const struct sample_result *r, struct err *e)
 {
@@ -204,7 +215,7 @@ static enum sch_finish take_generated(struct sch_seq *q, const struct eng *eng,
     sample_state_accept(q->counts, r->id, true);
     bool by_id = look && ends_by_id(q, eng, r->id);
     if (!by_id || q->keep_stop) {
-        eng_detokenize(eng, &q->detok, r->id, q->show_special, &q->text.raw);
+        eng_detokenize(eng, &q->detok, r->id, shows(q, r->id), &q->text.raw);
     }
     bool by_string = sch_text_feed(&q->text, look);
     enum sch_finish finish = SCH_FINISH_NONE;

@@ -39,6 +39,10 @@ enum err_code srv_answer_create(struct srv_request *request, struct srv_prompt_t
     for (size_t i = 0; i < n_choice; i++) {
         choices[i].index = (uint32_t)i;
         choices[i].i_prompt = i / (size_t)request->n;
+        if (request->tools) {
+            srv_tool_reader_init(&choices[i].tools, request->tool_format, request->tools,
+                                 !request->parallel_tool_calls);
+        }
     }
     a->choices = choices;
     a->n_choice = n_choice;
@@ -72,6 +76,7 @@ void srv_answer_free(struct srv_answer *a)
         struct srv_choice *c = &a->choices[i];
         free(c->stop_matched);
         free(c->vector);
+        srv_tool_reader_finish(&c->tools);
         buf_free(&c->text);
         buf_free(&c->ids);
         buf_free(&c->logprobs.items);
@@ -124,6 +129,7 @@ static void fill_request(const struct srv_job *j, const struct srv_answer *a,
         .keep_stop = q->keep_stop,
         .ignore_eos = q->ignore_eos,
         .show_special = !q->skip_special,
+        .n_show_id = q->tools ? j->srv->tools.n_show_id : 0,
         .embed = q->api == SRV_API_EMBEDDING,
         .pooling = j->srv->pooling,
         .prompt_logprobs = q->echo && q->want_logprobs && q->api == SRV_API_COMPLETION,
@@ -134,6 +140,7 @@ static void fill_request(const struct srv_job *j, const struct srv_answer *a,
         .wake = wake,
         .wake_arg = (void *)(uintptr_t)j,
     };
+    memcpy(r->show_ids, j->srv->tools.show_ids, sizeof r->show_ids);
 }
 
 /* Lets go of a stream; not under mu, since a release waits for a wake that is under way. */

@@ -12,6 +12,7 @@
 #include "scheduler/scheduler.h"
 #include "server/job.h"
 #include "server/openai_request.h"
+#include "server/tool_calls.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,6 +48,8 @@ struct srv_choice {
     uint32_t n_cached_tok;
     uint32_t n_cached_disk_tok;
     uint32_t n_cache_write_tok;
+    struct srv_tool_reader tools; /* takes calls out of the text, where the request has tools */
+    size_t n_call_sent;
     float *vector; /* [n_embd] of an embedding, once it ended */
 };
 

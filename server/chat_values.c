@@ -1,8 +1,10 @@
 #include "server/chat_values.h"
 
 #include "base/buf.h"
+#include "server/json_check.h"
 #include "server/json_value.h"
 #include "server/openai_fields.h"
+#include "server/tool_calls.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -87,11 +89,140 @@ static bool is_role(const char *role)
     return false;
 }
 
-static bool add_message(const cJSON *message, size_t i_message, struct tmpl_arena *a,
-                        struct tmpl_value *list, struct srv_fail *f)
+static bool set(struct tmpl_arena *a, struct tmpl_value *map, const char *key, struct tmpl_value *v)
+{
+    return tmpl_map_set(a, map, key, strlen(key), v);
+}
+
+/* The arguments of a call as a template wants them. Text that is no JSON object stays as it is. */
+static struct tmpl_value *arguments_value(const cJSON *v, bool as_text, struct tmpl_arena *a)
+{
+    struct tmpl_value *out = NULL;
+    if (cJSON_IsString(v) && !as_text) {
+        struct err e = {0};
+        size_t n = strlen(v->valuestring);
+        cJSON *inner = srv_json_check(v->valuestring, n, &e) == ERR_OK
+                           ? cJSON_ParseWithLength(v->valuestring, n)
+                           : NULL;
+        out = srv_json_value(a, cJSON_IsObject(inner) ? inner : v);
+        cJSON_Delete(inner);
+        return out;
+    }
+    if (!cJSON_IsString(v) && as_text) {
+        char *text = cJSON_PrintUnformatted(v);
+        out = text ? tmpl_string(a, text, strlen(text)) : NULL;
+        cJSON_free(text);
+        return out;
+    }
+    return srv_json_value(a, v);
+}
+
+/* A copy of the object, one of its values replaced. */
+static struct tmpl_value *map_with(const cJSON *object, const char *key, struct tmpl_value *v,
+                                   struct tmpl_arena *a)
+{
+    struct tmpl_value *map = tmpl_map(a);
+    const cJSON *item = NULL;
+    bool fits = map != NULL;
+    cJSON_ArrayForEach(item, object)
+    {
+        bool here = strcmp(item->string, key) == 0;
+        fits = fits && set(a, map, item->string, here ? v : srv_json_value(a, item));
+    }
+    return fits ? map : NULL;
+}
+
+/* *ret_v stays NULL when the arena is spent. */
+static bool calls_value(const cJSON *calls, size_t i_message, bool text_arguments,
+                        struct tmpl_arena *a, struct tmpl_value **ret_v, struct srv_fail *f)
+{
+    const cJSON *call = NULL;
+    size_t i = 0;
+    struct tmpl_value *list = tmpl_list(a);
+    bool fits = list != NULL;
+    cJSON_ArrayForEach(call, calls)
+    {
+        char param[64];
+        const cJSON *function = cJSON_GetObjectItemCaseSensitive(call, "function");
+        const cJSON *name = cJSON_GetObjectItemCaseSensitive(function, "name");
+        const cJSON *arguments = cJSON_GetObjectItemCaseSensitive(function, "arguments");
+        (void)snprintf(param, sizeof param, "messages[%zu].tool_calls[%zu]", i_message, i++);
+        if (!cJSON_IsString(name) || !(cJSON_IsString(arguments) || cJSON_IsObject(arguments))) {
+            return srv_fail(f, 400, "invalid_type", param,
+                            "%s must have a function with a name and arguments", param);
+        }
+        struct tmpl_value *inner =
+            map_with(function, "arguments", arguments_value(arguments, text_arguments, a), a);
+        fits = fits && tmpl_list_add(a, list, map_with(call, "function", inner, a));
+    }
+    *ret_v = fits ? list : NULL;
+    return true;
+}
+
+/* The name of the call that a result answers, NULL where none is near: calls and their results
+ * stand together. */
+static const char *name_of_call(const cJSON *messages, const cJSON *result)
+{
+    const cJSON *id = cJSON_GetObjectItemCaseSensitive(result, "tool_call_id");
+    const cJSON *calls = NULL;
+    const cJSON *message = result;
+    for (int i = 0; i < SRV_CALL_MAX && !calls && message != messages->child; i++) {
+        message = message->prev;
+        calls = cJSON_GetObjectItemCaseSensitive(message, "tool_calls");
+    }
+    const cJSON *call = cJSON_IsString(id) && cJSON_IsArray(calls) ? calls->child : NULL;
+    for (int i = 0; i < SRV_CALL_MAX && call; i++, call = call->next) {
+        const cJSON *is = cJSON_GetObjectItemCaseSensitive(call, "id");
+        const cJSON *function = cJSON_GetObjectItemCaseSensitive(call, "function");
+        const cJSON *name = cJSON_GetObjectItemCaseSensitive(function, "name");
+        if (cJSON_IsString(is) && cJSON_IsString(name) &&
+            strcmp(is->valuestring, id->valuestring) == 0) {
+            return name->valuestring;
+        }
+    }
+    return NULL;
+}
+
+/* All but role and content. */
+static bool add_fields(const struct srv_request *r, bool text_arguments, const cJSON *message,
+                       size_t i_message, struct tmpl_arena *a, struct tmpl_value *map,
+                       struct srv_fail *f)
+{
+    const cJSON *field = NULL;
+    bool fits = true;
+    cJSON_ArrayForEach(field, message)
+    {
+        struct tmpl_value *v = NULL;
+        if (strcmp(field->string, "role") == 0 || strcmp(field->string, "content") == 0 ||
+            cJSON_IsNull(field)) {
+            continue;
+        }
+        if (strcmp(field->string, "tool_calls") != 0) {
+            v = srv_json_value(a, field);
+        } else if (!cJSON_IsArray(field)) {
+            char param[48];
+            (void)snprintf(param, sizeof param, "messages[%zu].tool_calls", i_message);
+            return srv_fail(f, 400, "invalid_type", param, "%s must be an array, not %s", param,
+                            srv_json_kind(field));
+        } else if (!field->child) {
+            continue; /* as if it were not there: templates look whether it is */
+        } else if (!calls_value(field, i_message, text_arguments, a, &v, f)) {
+            return false;
+        }
+        fits = fits && set(a, map, field->string, v);
+    }
+    const char *name = tmpl_map_get(map, "name") ? NULL : name_of_call(r->messages, message);
+    if (name) {
+        fits = fits && set(a, map, "name", tmpl_string(a, name, strlen(name)));
+    }
+    return fits || out_of_memory(f);
+}
+
+static bool add_message(const struct srv_request *r, bool text_arguments, const cJSON *message,
+                        size_t i_message, struct tmpl_arena *a, struct tmpl_value *list,
+                        struct srv_fail *f)
 {
     char param[48];
-    const cJSON *field = NULL;
     const cJSON *role = cJSON_GetObjectItemCaseSensitive(message, "role");
     (void)snprintf(param, sizeof param, "messages[%zu].role", i_message);
     if (!cJSON_IsString(role)) {
@@ -105,25 +236,25 @@ static bool add_message(const cJSON *message, size_t i_message, struct tmpl_aren
                         "function",
                         param, role->valuestring);
     }
+    const cJSON *calls = cJSON_GetObjectItemCaseSensitive(message, "tool_calls");
     const char *name = strcmp(role->valuestring, "developer") == 0 ? "system" : role->valuestring;
     struct tmpl_value *content = NULL;
     if (!content_value(message, i_message, strcmp(name, "assistant") == 0, a, &content, f)) {
         return false;
     }
     struct tmpl_value *map = tmpl_map(a);
-    bool fits = map && tmpl_map_set(a, map, "role", 4, tmpl_string(a, name, strlen(name))) &&
-                tmpl_map_set(a, map, "content", 7, content);
-    cJSON_ArrayForEach(field, message)
-    {
-        bool done = strcmp(field->string, "role") == 0 || strcmp(field->string, "content") == 0;
-        fits = fits && (done || cJSON_IsNull(field) ||
-                        tmpl_map_set(a, map, field->string, strlen(field->string),
-                                     srv_json_value(a, field)));
+    if (calls && calls->child && content && tmpl_kind_of(content) == TMPL_NONE) {
+        content = tmpl_string(a, "", 0); /* clients send null; templates add it to text */
     }
-    return (fits && tmpl_list_add(a, list, map)) || out_of_memory(f);
+    if (!map || !set(a, map, "role", tmpl_string(a, name, strlen(name))) ||
+        !set(a, map, "content", content)) {
+        return out_of_memory(f);
+    }
+    return add_fields(r, text_arguments, message, i_message, a, map, f) &&
+           (tmpl_list_add(a, list, map) || out_of_memory(f));
 }
 
-bool srv_chat_context(const struct srv_request *r, struct tmpl_arena *a,
+bool srv_chat_context(const struct srv_request *r, bool text_arguments, struct tmpl_arena *a,
                       struct tmpl_value **ret_context, struct srv_fail *f)
 {
     const cJSON *item = NULL;
@@ -135,7 +266,7 @@ bool srv_chat_context(const struct srv_request *r, struct tmpl_arena *a,
     }
     cJSON_ArrayForEach(item, r->messages)
     {
-        if (!add_message(item, i++, a, messages, f)) {
+        if (!add_message(r, text_arguments, item, i++, a, messages, f)) {
             return false;
         }
     }
@@ -147,10 +278,9 @@ bool srv_chat_context(const struct srv_request *r, struct tmpl_arena *a,
             return out_of_memory(f);
         }
     }
-    static const char prompt_key[] = "add_generation_prompt";
-    if (!tmpl_map_set(a, context, "messages", 8, messages) ||
-        !tmpl_map_set(a, context, prompt_key, sizeof prompt_key - 1,
-                      tmpl_bool(a, r->add_generation_prompt))) {
+    if (!set(a, context, "messages", messages) ||
+        !set(a, context, "add_generation_prompt", tmpl_bool(a, r->add_generation_prompt)) ||
+        (r->tools && !set(a, context, "tools", srv_json_value(a, r->tools)))) {
         return out_of_memory(f);
     }
     *ret_context = context;

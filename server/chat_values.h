@@ -5,11 +5,13 @@
 #include "engine/template/value.h"
 #include "server/openai_request.h"
 
-/* Checks every message (role, content, parts) and builds the template's context in the arena: a map
- * of messages, add_generation_prompt and the request's chat_template_kwargs. Text parts are joined
- * by newlines, so that content is always a string or none; the role "developer" becomes "system".
- * False: *f names the message and field. */
-bool srv_chat_context(const struct srv_request *r, struct tmpl_arena *a,
+/* Checks every message (role, content, parts, tool_calls) and builds the template's context in the
+ * arena: a map of messages, tools, add_generation_prompt and the request's chat_template_kwargs.
+ * Text parts are joined by newlines, so that content is always a string or none; the role
+ * "developer" becomes "system". A call's arguments, which clients send as text, become the values
+ * they stand for unless text_arguments; a result without a name gets its call's. False: *f names
+ * the message and field. */
+bool srv_chat_context(const struct srv_request *r, bool text_arguments, struct tmpl_arena *a,
                       struct tmpl_value **ret_context, struct srv_fail *f);
 
 /* The text of the last message, "" if it has none: what continue_final_message goes on from.

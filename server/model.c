@@ -229,6 +229,7 @@ enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e)
     s->model_created_s = clock_unix_s();
     make_fingerprint(s);
     choose_pooling(s);
+    srv_tools_learn(s->eng, &s->tools);
     print_summary(s, clock_mono_us() - begin_us);
     return ERR_OK;
 }

@@ -337,15 +337,61 @@ bool srv_field_modalities(const struct srv_field_in *in, struct srv_request *r, 
     return true;
 }
 
+static bool check_tool(const cJSON *tool, size_t i, struct srv_fail *f)
+{
+    char param[64];
+    const cJSON *type = cJSON_GetObjectItemCaseSensitive(tool, "type");
+    const cJSON *function = cJSON_GetObjectItemCaseSensitive(tool, "function");
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(function, "name");
+    const cJSON *schema = cJSON_GetObjectItemCaseSensitive(function, "parameters");
+    (void)snprintf(param, sizeof param, "tools[%zu]", i);
+    if (!cJSON_IsObject(tool) || !cJSON_IsString(type)) {
+        return srv_fail(f, 400, "invalid_type", param, "%s must be an object with a type", param);
+    }
+    if (strcmp(type->valuestring, "function") != 0) {
+        return srv_fail(f, 400, "unsupported_parameter", param,
+                        "%s: only tools of type \"function\" are supported, not \"%.40s\"", param,
+                        type->valuestring);
+    }
+    if (!cJSON_IsString(name) || !name->valuestring[0]) {
+        (void)snprintf(param, sizeof param, "tools[%zu].function.name", i);
+        return srv_fail(f, 400, "missing_required_parameter", param, "%s must be a name", param);
+    }
+    if (schema && !cJSON_IsNull(schema) && !cJSON_IsObject(schema)) {
+        (void)snprintf(param, sizeof param, "tools[%zu].function.parameters", i);
+        return wrong_type(param, schema, "an object", f);
+    }
+    return true;
+}
+
+bool srv_field_tools(const struct srv_field_in *in, struct srv_request *r, struct srv_fail *f)
+{
+    const cJSON *tool = NULL;
+    size_t i = 0;
+    if (!cJSON_IsArray(in->value)) {
+        return wrong_type(in->name, in->value, "an array", f);
+    }
+    cJSON_ArrayForEach(tool, in->value)
+    {
+        if (i == SRV_TOOL_MAX) {
+            return srv_fail(f, 400, "invalid_value", in->name, "tools has more than %d items",
+                            SRV_TOOL_MAX);
+        }
+        if (!check_tool(tool, i++, f)) {
+            return false;
+        }
+    }
+    r->tools = i ? in->value : NULL;
+    return true;
+}
+
 bool srv_field_tool_choice(const struct srv_field_in *in, struct srv_request *r, struct srv_fail *f)
 {
-    (void)r;
     const char *word = cJSON_IsString(in->value) ? in->value->valuestring : "";
-    if (strcmp(word, "none") == 0 || strcmp(word, "auto") == 0) {
-        return true;
-    }
-    return srv_fail(f, 400, "unsupported_parameter", in->name,
-                    "%s: only \"none\" and \"auto\" are supported; this server has no tools yet",
+    r->tools_off = strcmp(word, "none") == 0;
+    return r->tools_off || strcmp(word, "auto") == 0 ||
+           srv_fail(f, 400, "unsupported_parameter", in->name,
+                    "%s: only \"none\" and \"auto\" are supported; a call cannot be forced",
                     in->name);
 }
 

@@ -25,6 +25,7 @@ srv_field_fn srv_field_seed;
 srv_field_fn srv_field_completion_logprobs;
 srv_field_fn srv_field_response_format;
 srv_field_fn srv_field_modalities;
+srv_field_fn srv_field_tools;
 srv_field_fn srv_field_tool_choice;
 srv_field_fn srv_field_kwargs;
 /* What becomes of the prompt's KV; cache_fields.c. */

@@ -85,6 +85,9 @@ static const struct field fields[] = {
     {"add_special_tokens", IN_ALL, BOOL(add_special)},
     {"add_generation_prompt", IN_CHAT, BOOL(add_generation_prompt)},
     {"continue_final_message", IN_CHAT, BOOL(continue_final_message)},
+    {"tools", IN_CHAT, OWN(srv_field_tools)},
+    {"tool_choice", IN_CHAT, OWN(srv_field_tool_choice)},
+    {"parallel_tool_calls", IN_CHAT, BOOL(parallel_tool_calls)},
     {"chat_template_kwargs", IN_CHAT, OWN(srv_field_kwargs)},
 
     {"cache_salt", IN_BOTH, OWN(srv_field_cache_salt)},
@@ -98,7 +101,6 @@ static const struct field fields[] = {
     {"service_tier", IN_BOTH, IGNORED(FIELD_TEXT)},
     {"verbosity", IN_CHAT, IGNORED(FIELD_TEXT)},
     {"store", IN_BOTH, IGNORED(FIELD_BOOL)},
-    {"parallel_tool_calls", IN_CHAT, IGNORED(FIELD_BOOL)},
     {"metadata", IN_BOTH, IGNORED(FIELD_LET_PASS)},
     {"prediction", IN_CHAT, IGNORED(FIELD_LET_PASS)},
     {"moderation", IN_CHAT, IGNORED(FIELD_LET_PASS)},
@@ -107,9 +109,7 @@ static const struct field fields[] = {
     /* What would change the answer, and cannot be done here. */
     {"response_format", IN_BOTH, OWN(srv_field_response_format)},
     {"modalities", IN_CHAT, OWN(srv_field_modalities)},
-    {"tool_choice", IN_CHAT, OWN(srv_field_tool_choice)},
     {"function_call", IN_CHAT, OWN(srv_field_tool_choice)},
-    {"tools", IN_CHAT, OWN(srv_field_refuse_unless_empty)},
     {"functions", IN_CHAT, OWN(srv_field_refuse_unless_empty)},
     {"audio", IN_CHAT, OWN(srv_field_refuse)},
     {"web_search_options", IN_CHAT, OWN(srv_field_refuse)},
@@ -250,6 +250,9 @@ static bool check_whole(struct srv_request *r, struct srv_fail *f)
         return srv_fail(f, 400, "invalid_value", "max_tokens",
                         "max_tokens is 0 and echo is not on");
     }
+    if (r->tools_off) {
+        r->tools = NULL;
+    }
     if (r->continue_final_message && r->add_generation_prompt) {
         r->add_generation_prompt = false;
     }
@@ -300,6 +303,7 @@ bool srv_request_parse(enum srv_api api, const char *body, size_t n_byte, uint32
         .top_k = -1,
         .repetition_penalty = 1,
         .skip_special = true,
+        .parallel_tool_calls = true,
         .add_special = -1,
         .add_generation_prompt = true,
     };

@@ -9,6 +9,7 @@
 #include "engine/sample.h"
 #include "scheduler/scheduler.h"
 #include "server/error_reply.h"
+#include "server/tools.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,6 +26,7 @@ enum srv_api { SRV_API_COMPLETION, SRV_API_CHAT, SRV_API_EMBEDDING };
 #define SRV_STOP_BYTES_MAX 1024
 #define SRV_STOP_ID_MAX    256
 #define SRV_LOGIT_BIAS_MAX 1024
+#define SRV_TOOL_MAX       1024
 #define SRV_CACHE_SALT_MAX 512 /* bytes; of prompt_cache_key, too */
 #define SRV_COMPLETION_TOK 16  /* max_tokens of a completion that does not say, as OpenAI has it */
 
@@ -45,6 +47,10 @@ struct srv_request {
     size_t n_prompt;
     const cJSON *messages; /* of a chat: a non-empty array of objects */
     const cJSON *template_kwargs;
+    const cJSON *tools; /* a non-empty array of checked functions; NULL: none are in use */
+    bool tools_off;     /* tool_choice is "none" */
+    bool parallel_tool_calls;
+    enum srv_tool_format tool_format; /* how this model writes calls: the caller's to set */
 
     int64_t n_dimension; /* of an embedding; 0: all */
     bool base64;         /* embeddings as bytes, not numbers */

@@ -8,9 +8,9 @@
 
 #define LOGPROB_FLOOR (-9999.0F) /* what OpenAI writes for a probability of nothing */
 
-static const char *finish_word(enum sch_finish finish)
+static const char *finish_word(const struct srv_choice *c)
 {
-    return finish == SCH_FINISH_LENGTH ? "length" : "stop";
+    return c->finish == SCH_FINISH_LENGTH ? "length" : c->tools.n_call ? "tool_calls" : "stop";
 }
 
 static bool is_chat(const struct srv_answer *a)
@@ -200,6 +200,7 @@ void srv_response_take(struct srv_answer *a, struct srv_choice *c, const struct 
         take_echo(a, c, m);
     }
     if (ev->kind != SCH_EVENT_TOKEN) {
+        srv_tool_reader_end(&c->tools, &c->text);
         return;
     }
     if (a->request.want_logprobs && ev->logprobs) {
@@ -209,7 +210,7 @@ void srv_response_take(struct srv_answer *a, struct srv_choice *c, const struct 
         return;
     }
     c->n_gen_tok++;
-    buf_append(&c->text, ev->text, ev->n_byte);
+    srv_tool_reader_feed(&c->tools, ev->text, ev->n_byte, &c->text);
     if (a->request.return_token_ids) {
         comma(&c->ids);
         buf_printf(&c->ids, "%" PRId32, ev->id);
@@ -219,7 +220,8 @@ void srv_response_take(struct srv_answer *a, struct srv_choice *c, const struct 
 size_t srv_response_bytes(const struct srv_choice *c)
 {
     return c->text.len + c->ids.len + c->logprobs.items.len + c->logprobs.values.len +
-           c->logprobs.tops.len + c->logprobs.offsets.len;
+           c->logprobs.tops.len + c->logprobs.offsets.len + c->tools.held.len +
+           c->tools.n_call_byte;
 }
 
 /* ---- writing */
@@ -325,6 +327,27 @@ static void chunk_close(const struct srv_answer *a, struct buf *out)
     buf_puts(out, "}\n\n");
 }
 
+static void put_call(const struct srv_tool_call *call, struct buf *out)
+{
+    buf_printf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", call->id);
+    buf_json_string(out, call->name, strlen(call->name));
+    buf_puts(out, ",\"arguments\":");
+    buf_json_string(out, call->arguments, strlen(call->arguments));
+    buf_puts(out, "}}");
+}
+
+/* Each call not yet sent, whole, as a chunk. */
+static void put_call_chunks(struct srv_answer *a, struct srv_choice *c, struct buf *out)
+{
+    for (; c->n_call_sent < c->tools.n_call; c->n_call_sent++) {
+        chunk_open(a, c, out);
+        buf_printf(out, ",\"delta\":{\"tool_calls\":[{\"index\":%zu,", c->n_call_sent);
+        put_call(&c->tools.calls[c->n_call_sent], out);
+        buf_puts(out, "]},\"logprobs\":null,\"finish_reason\":null}]");
+        chunk_close(a, out);
+    }
+}
+
 static void put_role_chunk(struct srv_answer *a, struct srv_choice *c, struct buf *out)
 {
     chunk_open(a, c, out);
@@ -336,6 +359,12 @@ static void put_role_chunk(struct srv_answer *a, struct srv_choice *c, struct bu
     chunk_close(a, out);
 }
 
+/* Ids or log-probabilities that wait for a chunk. */
+static bool has_more(const struct srv_choice *c)
+{
+    return c->ids.len || c->logprobs.items.len;
+}
+
 void srv_response_chunk(struct srv_answer *a, struct srv_choice *c, bool flush, struct buf *out)
 {
     bool first = !c->head_sent;
@@ -345,7 +374,8 @@ void srv_response_chunk(struct srv_answer *a, struct srv_choice *c, bool flush, 
             put_role_chunk(a, c, out);
         }
     }
-    if (!c->text.len && !(flush && srv_response_bytes(c))) {
+    if (!c->text.len && !(flush && has_more(c))) {
+        put_call_chunks(a, c, out);
         return;
     }
     chunk_open(a, c, out);
@@ -361,11 +391,12 @@ void srv_response_chunk(struct srv_answer *a, struct srv_choice *c, bool flush, 
     }
     buf_puts(out, "}]");
     chunk_close(a, out);
+    put_call_chunks(a, c, out);
 }
 
 static void put_finish(const struct srv_choice *c, struct buf *out)
 {
-    buf_printf(out, ",\"finish_reason\":\"%s\"", finish_word(c->finish));
+    buf_printf(out, ",\"finish_reason\":\"%s\"", finish_word(c));
     if (c->stop_matched) {
         buf_puts(out, ",\"stop_reason\":");
         buf_json_string(out, c->stop_matched, strlen(c->stop_matched));
@@ -410,7 +441,16 @@ static void put_whole_choice(struct srv_answer *a, struct srv_choice *c, struct 
     } else {
         buf_puts(out, ",\"text\":");
     }
-    buf_json_string(out, buf_str(&c->text), c->text.len);
+    if (c->tools.n_call && !c->text.len) {
+        buf_puts(out, "null");
+    } else {
+        buf_json_string(out, buf_str(&c->text), c->text.len);
+    }
+    for (size_t i = 0; i < c->tools.n_call; i++) {
+        buf_puts(out, i ? ",{" : ",\"tool_calls\":[{");
+        put_call(&c->tools.calls[i], out);
+    }
+    buf_puts(out, c->tools.n_call ? "]" : "");
     buf_puts(out, is_chat(a) ? ",\"refusal\":null}" : "");
     put_logprobs(a, c, out);
     put_finish(c, out);

@@ -121,7 +121,7 @@ static bool render_chat(struct srv *s, const struct srv_request *r, struct tmpl_
 {
     struct tmpl_value *context = NULL;
     struct err e = {0};
-    if (!srv_chat_context(r, arena, &context, f)) {
+    if (!srv_chat_context(r, s->tools.text_arguments, arena, &context, f)) {
         return false;
     }
     if (eng_render_chat(s->eng, context, out, &e) != ERR_OK) {
@@ -216,6 +216,11 @@ static bool generate(struct srv_job *j, struct srv_request *r, struct srv_fail *
     if (!model_is_served(s, r->model, f) || !model_can(s, r->api, f)) {
         return false;
     }
+    if (r->tools && !s->tools.shown) {
+        return srv_fail(f, 400, "unsupported_parameter", "tools",
+                        "the chat template of '%.100s' has no place for tools", s->model_name);
+    }
+    r->tool_format = s->tools.format;
     struct srv_prompt_tokens *prompts = calloc(n_prompt, sizeof *prompts);
     if (!prompts) {
         return srv_fail(f, 503, "out_of_memory", NULL, "out of memory for the request");

@@ -8,6 +8,7 @@
 #include "kvstore/kvstore.h"
 #include "scheduler/scheduler.h"
 #include "server/metrics.h"
+#include "server/tools.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -37,6 +38,7 @@ struct srv {
     struct eng *eng;
     struct kv_store *kv;
     struct sch *sch;
+    struct srv_tools tools;   /* how the model's template shows and calls them */
     bool embeds;              /* /v1/embeddings works */
     enum eng_pooling pooling; /* how */
     char *model_name;         /* the alias, else the file's name without its suffix */

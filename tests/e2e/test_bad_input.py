@@ -70,8 +70,7 @@ expect(400, "POST", CHAT, {"messages": [{"role": "user", "content": [{"type": "i
 expect(400, "POST", CHAT, {"messages": [{"role": "user", "content": "x"}],
                            "response_format": {"type": "json_object"}}, param="response_format")
 expect(400, "POST", CHAT, {"messages": [{"role": "user", "content": "x"}],
-                           "tools": [{"type": "function", "function": {"name": "f"}}]},
-       param="tools")
+                           "tools": [{"type": "browser"}]}, param="tools[0]")
 expect(400, "POST", COMPLETION, {"prompt": "x", "suffix": "y"}, param="suffix")
 expect(400, "POST", "/detokenize", {"tokens": [10**7]}, param="tokens")
 expect(400, "POST", "/tokenize", {"content": 5}, param="content")

@@ -16,17 +16,22 @@ version = subprocess.run(["node", "--version"], capture_output=True, text=True, 
 if int(version[1:].split(".")[0]) < 18:
     skip(f"the openai package needs node 18 or later, this is {version.strip()}")
 
+CALLS = ('Let me see.\n<tool_call>\n{"name": "f", "arguments": {"city": "Zürich"}}\n</tool_call>\n'
+         '<tool_call>{"name": "f", "arguments": {}}</tool_call>')
+
 with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
     keys.write(f"e2e:{KEY}\n")
     keys.flush()
-    for name, server in (("fake", Server.fake("--api-key-file", keys.name, ("--fake-embd", 32))),
-                         ("stories260K", Server.stories("--alias", "stories260K", "--api-key-file",
-                                                        keys.name))):
+    option = ("--api-key-file", keys.name)
+    for name, what, server in (
+            ("fake", "all", Server.fake(*option, ("--fake-embd", 32))),
+            ("stories260K", "all", Server.stories("--alias", "stories260K", *option)),
+            ("fake", "tools", Server.fake(*option, ("--fake-say", CALLS)))):
         if not server:
             print(f"{name}: not there, not tried")
             continue
         done = subprocess.run(["node", os.path.join(HERE, "test_sdk.mjs"),
-                               f"http://127.0.0.1:{server.port}", name, KEY],
+                               f"http://127.0.0.1:{server.port}", name, KEY, what],
                               capture_output=True, text=True, timeout=120, check=False)
         print(f"{name}:\n{done.stdout}{done.stderr}")
         check(done.returncode == 0, f"the SDK on {name}")

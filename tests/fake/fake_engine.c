@@ -248,8 +248,10 @@ static void run_slice(struct fake *f, const struct eng_slice *s)
         r->id = s->tokens[k];
         r->pos = pos;
     }
+    static const char head[] = "assistant\n";
     float *logits = s->logits;
     float *hidden = s->hidden;
+    uint32_t turn = 0; /* where the last <|im_start|> stands */
     uint64_t h = history_start(f);
     for (uint32_t pos = 0; pos < s->pos + s->n_tok; pos++) {
         const struct record *r = record_at(f, s->kv, pos);
@@ -257,11 +259,16 @@ static void run_slice(struct fake *f, const struct eng_slice *s)
             f->counts.n_bad_read++;
         }
         h = history_add(h, r->id);
+        turn = r->id == FAKE_IM_START ? pos : turn;
         if (pos >= s->pos + s->out_from && s->want_hidden) {
             fill_hidden(f, h, hidden);
             hidden += f->eng.info.n_embd;
         } else if (pos >= s->pos + s->out_from) {
             fill_logits(f, h, r->id, logits);
+            if (f->o.say && pos >= turn + strlen(head)) {
+                const char *next = f->o.say + (pos - turn - strlen(head));
+                logits[*next ? FAKE_BYTE_FIRST + (unsigned char)*next : FAKE_EOS] = 2 * CHOSEN_GAIN;
+            }
             logits += f->eng.info.n_vocab;
         }
     }
@@ -422,6 +429,7 @@ static enum err_code set_info(struct fake *f, struct err *e)
         .weights_bytes = 4,
         .kv_type = ENG_KV_F32,
         .n_embd = o->n_embd,
+        .chat_template = o->render_chat ? "tools <tool_call>" : NULL,
         .pooling = o->encoder ? ENG_POOLING_MEAN : ENG_POOLING_NONE,
         .encoder = o->encoder != 0,
         .chunk_tok = o->chunk_tok ? o->chunk_tok : 64,

@@ -40,6 +40,8 @@ struct fake_options {
     uint32_t eog_permille;  /* chance that eog is the likeliest id; 0: FAKE_EOG_PERMILLE */
     bool never_eog;         /* no row prefers eog */
     uint32_t fail_permille; /* steps that fail with ERR_INTERNAL, before anything is written */
+    const char *say;        /* every answer, byte by byte, then eog; NULL: by the logits. An answer
+                             * begins behind "<|im_start|>assistant\n" */
     uint64_t seed;          /* of the answers and the failures */
     /* Called at the start of every step, before anything is checked. May be NULL. */
     void (*on_step)(void *arg, const struct eng_slice *slices, uint32_t n_slice);

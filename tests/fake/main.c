@@ -1,6 +1,7 @@
 /* The whole server on the fake engine, for tests that need HTTP but no model:
  * kvasir-fake [--fake-step-us N] [--fake-row-us N] [--fake-never-eog] [--fake-fail-permille N]
- * [--fake-ctx N] [--fake-embd N] [--fake-encoder 1] [--fake-load-ms N] and then the options of
+ * [--fake-ctx N] [--fake-embd N] [--fake-encoder 1] [--fake-load-ms N]
+ * [--fake-say TEXT] and then the options of
  * `kvasir serve`. */
 #include "base/clock.h"
 #include "config/options.h"
@@ -36,6 +37,9 @@ static int take_flags(int argc, char **argv)
             fake.never_eog = true;
             k++;
             continue;
+        }
+        if (strcmp(argv[k], "--fake-say") == 0 && k + 1 < argc) {
+            fake.say = argv[k + 1];
         }
         for (size_t i = 0; i < sizeof flags / sizeof *flags && k + 1 < argc; i++) {
             if (strcmp(argv[k], flags[i].name) == 0) {

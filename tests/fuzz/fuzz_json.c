@@ -28,7 +28,7 @@ static void render(const struct srv_request *r)
     if (tmpl_arena_create(ARENA_BYTES_MAX, &a, NULL) != ERR_OK) {
         return;
     }
-    if (srv_chat_context(r, a, &context, &f)) {
+    if (srv_chat_context(r, r->stream, a, &context, &f)) {
         struct err e = {0};
         struct tmpl *t = NULL;
         const char *source = tmpl_builtin_source(TMPL_BUILTIN_LLAMA2);

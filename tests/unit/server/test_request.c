@@ -201,7 +201,17 @@ static const struct param_case of_chat[] = {
     {"\"logprobs\":1", "logprobs"},
     {"\"max_tokens\":0", "max_tokens"},
     {"\"tools\":[]", NULL},
-    {"\"tools\":[{\"type\":\"function\"}]", "tools"},
+    {"\"tools\":{}", "tools"},
+    {"\"tools\":[{\"type\":\"function\"}]", "tools[0].function.name"},
+    {"\"tools\":[{\"type\":\"custom\"}]", "tools[0]"},
+    {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},7]", "tools[1]"},
+    {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":[]}}]",
+     "tools[0].function.parameters"},
+    {"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{}}}]", NULL},
+    {"\"tool_choice\":\"none\"", NULL},
+    {"\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}", "tool_choice"},
+    {"\"parallel_tool_calls\":false", NULL},
+    {"\"parallel_tool_calls\":1", "parallel_tool_calls"},
     {"\"tool_choice\":\"auto\"", NULL},
     {"\"tool_choice\":\"required\"", "tool_choice"},
     {"\"modalities\":[\"text\"]", NULL},
@@ -342,7 +352,7 @@ static bool context_of(const char *messages, struct tmpl_arena *a, struct tmpl_v
     (void)snprintf(body, sizeof body, "{\"messages\":%s,\"chat_template_kwargs\":{\"k\":[1,2.5]}}",
                    messages);
     assert_true(parse(SRV_API_CHAT, body, &r, f));
-    bool good = srv_chat_context(&r, a, ret, f);
+    bool good = srv_chat_context(&r, false, a, ret, f);
     srv_request_finish(&r);
     return good;
 }
@@ -359,17 +369,26 @@ static void test_chat_values(void **state)
     assert_true(context_of("[{\"role\":\"developer\",\"content\":\"S\"},"
                            "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
                            "{\"type\":\"text\",\"text\":\"b\"}],\"name\":\"N\"},"
-                           "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}]",
+                           "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"1\","
+                           "\"function\":{\"name\":\"fn\",\"arguments\":\"{\\\"x\\\":[1]}\"}}]},"
+                           "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"7\"},"
+                           "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]",
                            a, &context, &f));
     const struct tmpl_value *messages = tmpl_map_get(context, "messages");
-    assert_int_equal(tmpl_len(messages), 3);
+    assert_int_equal(tmpl_len(messages), 5);
     assert_string_equal(tmpl_string_of(tmpl_map_get(tmpl_list_at(messages, 0), "role"), &n),
                         "system");
     assert_string_equal(tmpl_string_of(tmpl_map_get(tmpl_list_at(messages, 1), "content"), &n),
                         "a\nb");
     assert_string_equal(tmpl_string_of(tmpl_map_get(tmpl_list_at(messages, 1), "name"), &n), "N");
-    assert_int_equal(tmpl_kind_of(tmpl_map_get(tmpl_list_at(messages, 2), "content")), TMPL_NONE);
-    assert_int_equal(tmpl_len(tmpl_map_get(tmpl_list_at(messages, 2), "tool_calls")), 1);
+    assert_string_equal(tmpl_string_of(tmpl_map_get(tmpl_list_at(messages, 2), "content"), &n), "");
+    const struct tmpl_value *calls = tmpl_map_get(tmpl_list_at(messages, 2), "tool_calls");
+    assert_int_equal(tmpl_len(calls), 1);
+    const struct tmpl_value *called = tmpl_map_get(tmpl_list_at(calls, 0), "function");
+    assert_int_equal(tmpl_len(tmpl_map_get(tmpl_map_get(called, "arguments"), "x")), 1);
+    assert_string_equal(tmpl_string_of(tmpl_map_get(tmpl_list_at(messages, 3), "name"), &n), "fn");
+    assert_int_equal(tmpl_kind_of(tmpl_map_get(tmpl_list_at(messages, 4), "content")), TMPL_NONE);
+    assert_null(tmpl_map_get(tmpl_list_at(messages, 4), "tool_calls"));
     assert_true(tmpl_bool_of(tmpl_map_get(context, "add_generation_prompt"), false));
     assert_int_equal(tmpl_kind_of(tmpl_list_at(tmpl_map_get(context, "k"), 0)), TMPL_INT);
     assert_int_equal(tmpl_kind_of(tmpl_list_at(tmpl_map_get(context, "k"), 1)), TMPL_FLOAT);
@@ -390,6 +409,10 @@ static void test_bad_messages(void **state)
         {"[{\"role\":\"user\"}]", "messages[0].content"},
         {"[{\"role\":\"user\",\"content\":null}]", "messages[0].content"},
         {"[{\"role\":\"user\",\"content\":7}]", "messages[0].content"},
+        {"[{\"role\":\"assistant\",\"tool_calls\":{}}]", "messages[0].tool_calls"},
+        {"[{\"role\":\"assistant\",\"tool_calls\":[1]}]", "messages[0].tool_calls[0]"},
+        {"[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\"}}]}]",
+         "messages[0].tool_calls[0]"},
         {"[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"user\",\"content\":{}}]",
          "messages[1].content"},
         {"[{\"role\":\"user\",\"content\":[\"x\"]}]", "messages[0].content[0]"},
