@@ -216,6 +216,7 @@ void kv_seq_commit(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok)
         q->n_tok += n_tok;
         return;
     }
+    bool ends_chunk = false;
     while (n_tok > 0) {
         uint32_t k = q->n_tok % n_tok_chunk;
         uint32_t n = n_tok < n_tok_chunk - k ? n_tok : n_tok_chunk - k;
@@ -223,9 +224,13 @@ void kv_seq_commit(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok)
         tokens += n;
         n_tok -= n;
         q->n_tok += n;
+        ends_chunk = ends_chunk || k + n == n_tok_chunk;
         if (k + n == n_tok_chunk && !q->is_unlisted) {
             seal(q);
         }
+    }
+    if (!ends_chunk) { /* each step of each sequence that decodes: no more than the copy */
+        return;
     }
     /* One mapping more at most: the writable rest. Without room for it sharing goes on; only the
      * guard against writes is late. */
