@@ -18,6 +18,7 @@
 #define SEGMENT_BYTES_AIM ((uint64_t)256 << 20)
 #define SEGMENT_SLOTS_MAX 1024
 #define SEGMENTS_MAX      65536
+#define SEGMENT_AHEAD     8 /* the next one is made when so much (1/n) of one is left unused */
 #define SCAN_BYTES        ((size_t)4 << 20)
 #define FULL_RETRY_US     UINT64_C(60000000)
 #define SUPER_BYTES       (2 * (uint64_t)KV_DISK_BLOCK)
@@ -27,7 +28,7 @@ static uint64_t slot_bytes(size_t chunk_bytes)
     return KV_DISK_BLOCK + (uint64_t)chunk_bytes;
 }
 
-static uint64_t segment_bytes(const struct kv_disk *d)
+uint64_t kv_segment_bytes(const struct kv_disk *d)
 {
     return d->n_slot_segment * slot_bytes(d->chunk_bytes);
 }
@@ -135,15 +136,15 @@ static void segment_name(char out[32], uint32_t i)
     (void)snprintf(out, 32, "seg-%05u", i);
 }
 
-static int segment_open(struct kv_disk *d, uint32_t i, int flags)
+static int segment_open(int dir_fd, uint32_t i, int flags, bool *ret_is_direct)
 {
     char name[32];
     segment_name(name, i);
     flags |= O_RDWR | O_CLOEXEC | O_NOFOLLOW;
-    int fd = openat(d->dir_fd, name, flags | O_DIRECT, 0600);
+    int fd = openat(dir_fd, name, flags | O_DIRECT, 0600);
+    *ret_is_direct = fd >= 0;
     if (fd < 0 && errno == EINVAL) { /* tmpfs and some overlays have no O_DIRECT */
-        d->is_direct = false;
-        fd = openat(d->dir_fd, name, flags & ~O_EXCL, 0600);
+        fd = openat(dir_fd, name, flags & ~O_EXCL, 0600);
     }
     return fd;
 }
@@ -179,41 +180,59 @@ static void segments_delete_from(struct kv_disk *d, uint32_t n)
 static void segments_open(struct kv_disk *d)
 {
     while (d->n_seg < d->n_seg_max) {
-        int fd = segment_open(d, d->n_seg, 0);
+        bool is_direct;
+        int fd = segment_open(d->dir_fd, d->n_seg, 0, &is_direct);
         struct stat st;
         if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) ||
-            (uint64_t)st.st_size != segment_bytes(d)) {
+            (uint64_t)st.st_size != kv_segment_bytes(d)) {
             if (fd >= 0) {
                 (void)close(fd);
             }
             break;
         }
+        d->is_direct = is_direct;
         d->seg_fds[d->n_seg++] = fd;
     }
     segments_delete_from(d, d->n_seg);
 }
 
-static bool segment_new(struct kv_disk *d)
+int kv_segment_make(int dir_fd, uint32_t seg, uint64_t n_byte)
 {
-    int fd = segment_open(d, d->n_seg, O_CREAT | O_EXCL);
+    bool is_direct;
+    int fd = segment_open(dir_fd, seg, O_CREAT | O_EXCL, &is_direct);
     if (fd < 0) {
-        return false;
+        return -errno;
     }
-    int code = fallocate(fd, 0, 0, (off_t)segment_bytes(d)) == 0 ? 0 : errno;
+    int code = fallocate(fd, 0, 0, (off_t)n_byte) == 0 ? 0 : errno;
     if (code == EOPNOTSUPP) {
-        code = ftruncate(fd, (off_t)segment_bytes(d)) == 0 ? 0 : errno;
+        code = ftruncate(fd, (off_t)n_byte) == 0 ? 0 : errno;
     }
     if (code != 0) {
         char name[32];
-        segment_name(name, d->n_seg);
+        segment_name(name, seg);
         (void)close(fd);
-        (void)unlinkat(d->dir_fd, name, 0);
-        errno = code;
-        return false;
+        (void)unlinkat(dir_fd, name, 0);
+        return -code;
+    }
+    return fd;
+}
+
+bool kv_disk_wants_segment(const struct kv_disk *d, uint64_t now_us)
+{
+    return d->n_seg < d->n_seg_max && d->n_unused <= d->n_slot_segment / SEGMENT_AHEAD &&
+           now_us >= d->full_until_us;
+}
+
+void kv_disk_add_segment(struct kv_disk *d, int fd, uint64_t now_us)
+{
+    if (fd < 0) {
+        log_warn("kv disk: no new segment in %s: %s; trying again in a minute", d->path,
+                 strerror(-fd)); /* NOLINT(concurrency-mt-unsafe) */
+        d->full_until_us = now_us + FULL_RETRY_US;
+        return;
     }
     d->seg_fds[d->n_seg] = fd;
     segment_slots_unused(d, d->n_seg++);
-    return true;
 }
 
 /* ---- Open and close ---- */
@@ -381,14 +400,8 @@ static_assert((uint64_t)SEGMENT_SLOTS_MAX * KV_DISK_BLOCK <= SCAN_BYTES, "one re
 
 /* ---- Slots ---- */
 
-uint32_t kv_disk_take(struct kv_disk *d, uint64_t now_us)
+uint32_t kv_disk_take(struct kv_disk *d)
 {
-    if (d->n_unused == 0 && d->n_seg < d->n_seg_max && now_us >= d->full_until_us &&
-        !segment_new(d)) {
-        log_warn("kv disk: no new segment in %s: %s; trying again in a minute", d->path,
-                 strerror(errno)); /* NOLINT(concurrency-mt-unsafe) */
-        d->full_until_us = now_us + FULL_RETRY_US;
-    }
     if (d->n_unused == 0) {
         return SLOT_NONE;
     }
@@ -398,16 +411,22 @@ uint32_t kv_disk_take(struct kv_disk *d, uint64_t now_us)
     return slot;
 }
 
+/* A slot that failed goes to the bottom of the stack. */
 static void reuse(struct kv_disk *d, uint32_t slot)
 {
-    if (!d->slots[slot].taken && d->slots[slot].n_io == 0) {
-        d->unused[d->n_unused++] = slot;
+    struct kv_slot *x = &d->slots[slot];
+    if (!x->taken && x->n_io == 0) {
+        uint32_t at = x->failed ? 0 : d->n_unused;
+        d->unused[d->n_unused++] = d->unused[at];
+        d->unused[at] = slot;
+        x->failed = false;
     }
 }
 
-void kv_disk_release(struct kv_disk *d, uint32_t slot)
+void kv_disk_release(struct kv_disk *d, uint32_t slot, bool failed)
 {
     d->slots[slot].taken = false;
+    d->slots[slot].failed = failed;
     d->n_taken--;
     reuse(d, slot);
 }
@@ -438,7 +457,7 @@ uint64_t kv_disk_payload_offset(const struct kv_disk *d, uint32_t slot)
 
 uint64_t kv_disk_bytes(const struct kv_disk *d)
 {
-    return d->dir_fd >= 0 && d->path[0] ? SUPER_BYTES + d->n_seg * segment_bytes(d) : 0;
+    return d->dir_fd >= 0 && d->path[0] ? SUPER_BYTES + d->n_seg * kv_segment_bytes(d) : 0;
 }
 
 enum err_code kv_disk_check(const struct kv_disk *d, struct err *e)

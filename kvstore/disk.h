@@ -15,6 +15,7 @@
 
 struct kv_slot {
     bool taken;
+    bool failed;
     uint16_t n_io; /* jobs that read or write it: it is not handed on before they end */
 };
 
@@ -56,9 +57,17 @@ enum err_code kv_disk_scan(struct kv_disk *d,
                            bool (*found)(void *arg, const struct kv_slot_header *h), void *arg,
                            struct err *e);
 
-/* A slot to write, in a new segment where none is left; UINT32_MAX: none. It is not yet taken. */
-uint32_t kv_disk_take(struct kv_disk *d, uint64_t now_us);
-void kv_disk_release(struct kv_disk *d, uint32_t slot);
+/* A slot to write; UINT32_MAX: none. */
+uint32_t kv_disk_take(struct kv_disk *d);
+/* Whether one more segment should be made, before the last slots are gone. */
+bool kv_disk_wants_segment(const struct kv_disk *d, uint64_t now_us);
+/* Makes the file of a segment: the file, or -errno. May block; any thread. */
+int kv_segment_make(int dir_fd, uint32_t seg, uint64_t n_byte);
+uint64_t kv_segment_bytes(const struct kv_disk *d);
+/* fd: that of segment number n_seg, or -errno: then the next is wanted only later. */
+void kv_disk_add_segment(struct kv_disk *d, int fd, uint64_t now_us);
+/* failed: something is wrong with it, so the others are taken before it. */
+void kv_disk_release(struct kv_disk *d, uint32_t slot, bool failed);
 void kv_disk_io(struct kv_disk *d, uint32_t slot, int n_more);
 
 int kv_disk_fd(const struct kv_disk *d, uint32_t slot);

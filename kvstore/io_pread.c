@@ -1,8 +1,11 @@
-/* pread and pwrite on a few threads, for where io_uring is refused. */
+/* pread and pwrite on a few threads, for where io_uring is refused; and whatever else blocks.
+ * Threads wait on a semaphore: a condition variable of glibc 2.36 may lose a signal when several
+ * threads wait (its bug 25847), and an operation with it. */
 #include "kvstore/io.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,14 +16,13 @@
 
 struct io_pread {
     struct kv_io io;
+    sem_t todo_sem; /* one up for each operation in todo, and for each thread at the end */
     pthread_mutex_t mu;
-    pthread_cond_t todo_cond;
     pthread_cond_t done_cond;
     /* guarded by mu */
     struct kv_io_op *todo;
     struct kv_io_op **todo_end;
     struct kv_io_op *done;
-    uint32_t n_busy;
     uint32_t n_running; /* threads that have not returned */
     bool kicked;
     bool stop;
@@ -35,6 +37,7 @@ static int64_t perform(const struct kv_io_op *op)
     case KV_IO_READ: n = pread(op->fd, op->buf, op->n_byte, (off_t)op->offset); break;
     case KV_IO_WRITE: n = pwrite(op->fd, op->buf, op->n_byte, (off_t)op->offset); break;
     case KV_IO_SYNC: n = fdatasync(op->fd); break;
+    case KV_IO_CALL: return op->call(op->arg);
     }
     return n < 0 ? -errno : n;
 }
@@ -46,18 +49,18 @@ static void *run(void *arg)
     while (!p->stop) {
         struct kv_io_op *op = p->todo;
         if (!op) {
-            (void)pthread_cond_wait(&p->todo_cond, &p->mu);
+            (void)pthread_mutex_unlock(&p->mu);
+            (void)sem_wait(&p->todo_sem); /* EINTR: looks again */
+            (void)pthread_mutex_lock(&p->mu);
             continue;
         }
         p->todo = op->next;
         if (!p->todo) {
             p->todo_end = &p->todo;
         }
-        p->n_busy++;
         (void)pthread_mutex_unlock(&p->mu);
         int64_t result = perform(op);
         (void)pthread_mutex_lock(&p->mu);
-        p->n_busy--;
         op->result = result;
         op->next = p->done;
         p->done = op;
@@ -76,7 +79,26 @@ static void pread_submit(struct kv_io *io, struct kv_io_op *op)
     op->next = NULL;
     *p->todo_end = op;
     p->todo_end = &op->next;
-    (void)pthread_cond_signal(&p->todo_cond);
+    (void)pthread_mutex_unlock(&p->mu);
+    (void)sem_post(&p->todo_sem);
+}
+
+/* What no thread has taken yet comes back at once; the rest when its call returns. */
+static void pread_cancel(struct kv_io *io, struct kv_io_op *op)
+{
+    struct io_pread *p = (struct io_pread *)io;
+    (void)pthread_mutex_lock(&p->mu);
+    struct kv_io_op **at = &p->todo;
+    while (*at && *at != op) {
+        at = &(*at)->next;
+    }
+    if (*at) {
+        *at = op->next;
+        p->todo_end = op->next ? p->todo_end : at;
+        op->result = -ECANCELED;
+        op->next = p->done;
+        p->done = op;
+    }
     (void)pthread_mutex_unlock(&p->mu);
 }
 
@@ -121,7 +143,9 @@ static bool pread_destroy(struct kv_io *io)
     struct timespec until = after_us(DESTROY_WAIT_S * UINT64_C(1000000));
     (void)pthread_mutex_lock(&p->mu);
     p->stop = true;
-    (void)pthread_cond_broadcast(&p->todo_cond);
+    for (uint32_t i = 0; i < p->n_thread; i++) {
+        (void)sem_post(&p->todo_sem);
+    }
     int code = 0;
     while (p->n_running > 0 && code == 0) {
         code = pthread_cond_timedwait(&p->done_cond, &p->mu, &until);
@@ -137,7 +161,7 @@ static bool pread_destroy(struct kv_io *io)
     for (uint32_t i = 0; i < p->n_thread; i++) {
         (void)pthread_join(p->threads[i], NULL);
     }
-    (void)pthread_cond_destroy(&p->todo_cond);
+    (void)sem_destroy(&p->todo_sem);
     (void)pthread_cond_destroy(&p->done_cond);
     (void)pthread_mutex_destroy(&p->mu);
     free(p);
@@ -148,6 +172,7 @@ static const struct kv_io_impl pread_impl = {
     .name = "pread",
     .submit = pread_submit,
     .reap = pread_reap,
+    .cancel = pread_cancel,
     .kick = pread_kick,
     .destroy = pread_destroy,
 };
@@ -164,7 +189,7 @@ enum err_code kv_io_pread_create(uint32_t n_thread, struct kv_io **ret_io, struc
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     (void)pthread_mutex_init(&p->mu, NULL);
-    (void)pthread_cond_init(&p->todo_cond, &attr);
+    (void)sem_init(&p->todo_sem, 0, 0);
     (void)pthread_cond_init(&p->done_cond, &attr);
     (void)pthread_condattr_destroy(&attr);
     n_thread = n_thread < N_THREAD_MAX ? n_thread : N_THREAD_MAX;
@@ -183,6 +208,7 @@ enum err_code kv_io_pread_create(uint32_t n_thread, struct kv_io **ret_io, struc
         (void)pread_destroy(&p->io);
         return err_errno(e, ERR_NOMEM, code, "cannot start I/O threads");
     }
+    p->io.depth = p->n_thread;
     *ret_io = &p->io;
     return ERR_OK;
 }

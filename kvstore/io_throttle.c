@@ -19,7 +19,7 @@ static void throttle_submit(struct kv_io *io, struct kv_io_op *op)
     struct io_throttle *t = (struct io_throttle *)io;
     uint64_t now = clock_mono_us();
     op->due_us = now;
-    if (op->kind != KV_IO_SYNC && t->bytes_s[op->kind] > 0) {
+    if (op->kind <= KV_IO_WRITE && t->bytes_s[op->kind] > 0) {
         uint64_t *free_us = &t->free_us[op->kind];
         uint64_t us = (uint64_t)op->n_byte * 1000000 / t->bytes_s[op->kind];
         *free_us = (*free_us > now ? *free_us : now) + us;
@@ -64,6 +64,22 @@ static struct kv_io_op *throttle_reap(struct kv_io *io, uint64_t timeout_us)
     return done;
 }
 
+static void throttle_cancel(struct kv_io *io, struct kv_io_op *op)
+{
+    struct io_throttle *t = (struct io_throttle *)io;
+    if (t->inner->impl->cancel) {
+        t->inner->impl->cancel(t->inner, op);
+    }
+}
+
+static void throttle_attach(struct kv_io *io, uint32_t file, int fd)
+{
+    struct io_throttle *t = (struct io_throttle *)io;
+    if (t->inner->impl->attach) {
+        t->inner->impl->attach(t->inner, file, fd);
+    }
+}
+
 static void throttle_kick(struct kv_io *io)
 {
     struct io_throttle *t = (struct io_throttle *)io;
@@ -84,6 +100,8 @@ static const struct kv_io_impl throttle_impl = {
     .name = "throttled",
     .submit = throttle_submit,
     .reap = throttle_reap,
+    .cancel = throttle_cancel,
+    .attach = throttle_attach,
     .kick = throttle_kick,
     .destroy = throttle_destroy,
 };
@@ -96,7 +114,7 @@ enum err_code kv_io_throttle_create(struct kv_io *inner, uint64_t read_bytes_s,
     if (!t) {
         return err_set(e, ERR_NOMEM, "no memory for the I/O throttle");
     }
-    *t = (struct io_throttle){.io = {&throttle_impl},
+    *t = (struct io_throttle){.io = {&throttle_impl, inner->depth},
                               .inner = inner,
                               .bytes_s = {read_bytes_s, write_bytes_s},
                               .latency_us = latency_us};

@@ -172,6 +172,9 @@ uint32_t kv_unpin(struct kv_store *s, const struct kv_identity *id, const int32_
 /* Drives it: takes what the I/O thread finished, starts what is wanted. Call it every step, and
  * while waiting for n_tok_pending. Never blocks on I/O; costs next to nothing without a disk. */
 void kv_poll(struct kv_store *s);
+/* For how long kv_poll has nothing to do, for whoever is about to sleep; UINT64_MAX: until
+ * something else is called. */
+uint64_t kv_idle_us(const struct kv_store *s);
 /* Begins to read what the disk has of a queued prompt. Returns how many of its tokens are in RAM
  * already. May be called again while the request waits. */
 uint32_t kv_prefetch(struct kv_store *s, const struct kv_identity *id, const int32_t *tokens,

@@ -132,6 +132,7 @@ enum err_code kv_spill_open(struct kv_store *s, struct err *e)
         return code;
     }
     const struct kv_tier_options t = {.backend = o->backend,
+                                      .io_timeout_us = o->io_timeout_us,
                                       .throttle_read_bytes_s = o->throttle_read_bytes_s,
                                       .throttle_write_bytes_s = o->throttle_write_bytes_s,
                                       .throttle_latency_us = o->throttle_latency_us,
@@ -151,7 +152,7 @@ enum err_code kv_spill_open(struct kv_store *s, struct err *e)
         if (found_enter(s, &c.list[i], c.tokens + c.list[i].tokens_at)) {
             n_entered++;
         } else {
-            kv_disk_release(&p->disk, c.list[i].slot);
+            kv_disk_release(&p->disk, c.list[i].slot, false);
         }
     }
     log_info("kv disk: %s by %s%s; %u of %u slots hold chunks, read in %llu ms", p->disk.path,

@@ -7,18 +7,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IO_TIMEOUT_US  2000000
-#define TAIL_IDLE_US   2000000
-#define LOCK_WAIT_US   5000000
-#define OPEN_RETRY_US  5000000
-#define LATE_RETRY_US  30000000
-#define FULL_PAUSE_US  30000000
-#define N_ERROR_ROW    8
-#define N_LATE_MAX     4 /* jobs that hang, until no more are begun */
-#define BREAK_US       5000000
-#define BREAK_US_MAX   300000000
-#define N_WRITE_TRY    3
-#define CREDIT_SECONDS 2.0
+#define IO_TIMEOUT_US 2000000
+#define TAIL_IDLE_US  2000000
+#define LOCK_WAIT_US  5000000
+#define OPEN_RETRY_US 5000000
+#define LATE_RETRY_US 30000000
+#define FULL_PAUSE_US 30000000
+#define N_ERROR_ROW   8
+#define N_LATE_MAX    (KV_N_JOB / 2)
+/* Above this share (1/n) of frames held by jobs given up, no more are begun. */
+#define LATE_FRAMES_DEN 4
+#define BREAK_US        1000000
+#define BREAK_US_MAX    30000000
+#define N_WRITE_TRY     3
+#define SWEEP_IDLE_US   1000000
+#define BUSY_IDLE_US    1000
+#define LATE_IDLE_US    100000
+#define CREDIT_SECONDS  2.0
 /* Above this share of the queue, chunks used only once are not written. */
 #define BACKLOG_NUM 1
 #define BACKLOG_DEN 2
@@ -28,32 +33,61 @@ static struct kv_node *node_at(const struct kv_store *s, uint32_t node)
     return &s->index.nodes[node];
 }
 
+/* ---- The circuit breaker ---- */
+
+/* Whether no job may be begun now. Jobs given up hold frames until the kernel lets go of them: not
+ * too many. */
 static bool is_closed(const struct kv_store *s)
 {
-    return !s->spill.tier || s->now_us < s->spill.closed_until_us || s->spill.n_late >= N_LATE_MAX;
+    const struct kv_spill *p = &s->spill;
+    if (!p->tier || s->now_us < p->closed_until_us || p->n_late >= N_LATE_MAX ||
+        p->n_late > s->arena.n_frame / LATE_FRAMES_DEN) {
+        return true;
+    }
+    bool is_half_open = p->closed_for_us > 0;
+    return is_half_open &&
+           kv_tier_n_busy(p->tier, false) + kv_tier_n_busy(p->tier, true) > p->n_late;
 }
 
-/* ---- The circuit breaker ---- */
+static void breaker_close(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    p->n_error_row = 0;
+    p->closed_for_us = p->closed_for_us ? 2 * p->closed_for_us : BREAK_US;
+    p->closed_for_us = p->closed_for_us < BREAK_US_MAX ? p->closed_for_us : BREAK_US_MAX;
+    p->closed_until_us = s->now_us + p->closed_for_us;
+    log_warn("kv disk: %s does not answer as it should; not used for %llu s", p->disk.path,
+             (unsigned long long)(p->closed_for_us / 1000000));
+}
 
 static void note_error(struct kv_store *s)
 {
     struct kv_spill *p = &s->spill;
     s->counters.n_io_error++;
-    if (s->now_us < p->closed_until_us || ++p->n_error_row < N_ERROR_ROW) {
-        return;
+    if (s->now_us >= p->closed_until_us &&
+        (p->closed_for_us > 0 || ++p->n_error_row >= N_ERROR_ROW)) {
+        breaker_close(s);
     }
-    p->n_error_row = N_ERROR_ROW - 1; /* the first error after the pause closes it again */
-    p->closed_for_us = p->closed_for_us ? 2 * p->closed_for_us : BREAK_US;
-    p->closed_for_us = p->closed_for_us < BREAK_US_MAX ? p->closed_for_us : BREAK_US_MAX;
-    p->closed_until_us = s->now_us + p->closed_for_us;
-    log_warn("kv disk: too many errors in %s; not used for %llu s", p->disk.path,
-             (unsigned long long)(p->closed_for_us / 1000000));
 }
 
-static void note_success(struct kv_store *s)
+static void note_success(struct kv_store *s, const struct kv_job *j)
 {
-    s->spill.n_error_row = 0;
-    s->spill.closed_for_us = 0;
+    struct kv_spill *p = &s->spill;
+    p->n_error_row = 0;
+    if (p->closed_for_us == 0 || j->begin_us < p->closed_until_us) {
+        return; /* open, or it was begun before */
+    }
+    p->closed_for_us = p->closed_until_us = 0;
+    log_info("kv disk: %s answers again", p->disk.path);
+    for (uint32_t i = 0; i < s->index.n_node_max; i++) { /* what was given up meanwhile */
+        struct kv_node *n = node_at(s, i);
+        n->retry_us = 0;
+        n->n_write_try = 0;
+        if (n->state == KV_NODE_SEALED && n->frame != KV_FRAME_NONE &&
+            n->job_write == KV_JOB_NONE) {
+            (n->n_tok == s->options.chunk_tok ? kv_spill_want : kv_spill_want_tail)(s, i);
+        }
+    }
 }
 
 /* ---- Queues ---- */
@@ -104,18 +138,34 @@ void kv_slot_release(struct kv_store *s, uint32_t node)
 {
     uint32_t slot = node_at(s, node)->slot;
     if (slot != KV_SLOT_NONE) {
-        kv_disk_release(&s->spill.disk, slot);
+        kv_disk_release(&s->spill.disk, slot, false);
         kv_node_set_slot(s, node, KV_SLOT_NONE);
     }
 }
 
 static uint32_t slot_take(struct kv_store *s)
 {
-    uint32_t slot = kv_disk_take(&s->spill.disk, s->now_us);
+    uint32_t slot = kv_disk_take(&s->spill.disk);
     if (slot == KV_SLOT_NONE && kv_evict_slot(s)) {
-        slot = kv_disk_take(&s->spill.disk, s->now_us);
+        slot = kv_disk_take(&s->spill.disk);
     }
     return slot;
+}
+
+/* Segments are made by the I/O thread, ahead of need. */
+static void segments_pump(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    int fd;
+    if (p->makes_segment && kv_tier_segment_take(p->tier, &fd)) {
+        kv_disk_add_segment(&p->disk, fd, s->now_us);
+        p->makes_segment = false;
+    }
+    if (!p->makes_segment && p->writes.n > 0 && !is_closed(s) &&
+        kv_disk_wants_segment(&p->disk, s->now_us)) {
+        kv_tier_segment_start(p->tier, p->disk.n_seg, kv_segment_bytes(&p->disk));
+        p->makes_segment = true;
+    }
 }
 
 /* ---- Starting jobs ---- */
@@ -131,7 +181,6 @@ static struct kv_job *job_fill(struct kv_store *s, uint32_t job, uint32_t node, 
     j->header_offset = kv_disk_header_offset(d, slot);
     j->payload_offset = kv_disk_payload_offset(d, slot);
     j->bytes = kv_arena_frame(&s->arena, frame);
-    j->deadline_us = j->begin_us + s->options.disk.io_timeout_us;
     j->node = node;
     j->generation = node_at(s, node)->generation;
     j->frame = frame;
@@ -180,7 +229,7 @@ enum kv_load kv_load_start(struct kv_store *s, uint32_t node)
     }
     uint32_t job = kv_tier_job_new(p->tier, false);
     if (job == KV_JOB_NONE) {
-        return KV_LOAD_BUSY;
+        return KV_LOAD_BUSY; /* not all of them given up: see is_closed */
     }
     n->job_read = job;
     kv_node_update(s, node); /* its parent stays */
@@ -291,7 +340,8 @@ static void writes_pump(struct kv_store *s)
             continue;
         }
         uint32_t node = first_unwritten(s, entry.node);
-        if (kv_tier_n_busy(p->tier, true) >= KV_N_JOB_WRITE || !take_credit(s)) {
+        if (kv_tier_n_busy(p->tier, true) >= KV_N_JOB_WRITE ||
+            (p->disk.n_unused == 0 && p->makes_segment) || !take_credit(s)) {
             return;
         }
         enum write_start started = write_start(s, node);
@@ -325,7 +375,8 @@ static uint32_t waiting_node(const struct kv_store *s, const struct kv_job *j, u
     return waits ? j->node : KV_NODE_NONE;
 }
 
-/* Nobody waits for a late job any more; its frame and slot stay taken until it is done. */
+/* Nobody waits for a late job any more; its frame and slot stay taken until it is done. One that
+ * hangs makes the next likely to hang, too. */
 static void job_late(struct kv_store *s, uint32_t job)
 {
     struct kv_job *j = kv_tier_job(s->spill.tier, job);
@@ -333,12 +384,15 @@ static void job_late(struct kv_store *s, uint32_t job)
     j->was_late = true;
     s->spill.n_late++;
     s->counters.n_io_late++;
-    note_error(s);
+    if (s->now_us >= s->spill.closed_until_us) {
+        breaker_close(s);
+    }
     if (node == KV_NODE_NONE) {
         return;
     }
     if (j->is_write) {
         node_at(s, node)->job_write = KV_JOB_NONE;
+        kv_spill_want(s, node);
     } else {
         node_at(s, node)->job_read = KV_JOB_NONE;
         node_at(s, node)->retry_us = s->now_us + LATE_RETRY_US;
@@ -368,11 +422,11 @@ static void read_done(struct kv_store *s, uint32_t job)
     }
     if (j->result == ERR_CORRUPT) {
         s->counters.n_corrupt++;
-    } else if (j->result != ERR_OK) {
-        note_error(s);
-    } else if (!j->was_late) {
-        note_success(s);
+    } else if (j->result == ERR_OK) {
+        note_success(s, j);
         measure(s, j);
+    } else if (!j->was_late) {
+        note_error(s);
     }
 }
 
@@ -400,7 +454,7 @@ static bool write_done(struct kv_store *s, uint32_t job)
         }
     }
     if (!is_kept) {
-        kv_disk_release(&s->spill.disk, j->slot);
+        kv_disk_release(&s->spill.disk, j->slot, j->result != ERR_OK);
     }
     kv_disk_io(&s->spill.disk, j->slot, -1);
     kv_arena_io(&s->arena, j->frame, 0, -1);
@@ -408,13 +462,13 @@ static bool write_done(struct kv_store *s, uint32_t job)
         kv_spill_want(s, node); /* as often as N_WRITE_TRY allows */
         kv_node_collect(s, node);
     }
-    if (j->result == ERR_FULL) {
+    if (j->result == ERR_FULL) { /* reads go on */
+        s->counters.n_io_error++;
         s->spill.write_pause_until_us = s->now_us + FULL_PAUSE_US;
-    }
-    if (j->result != ERR_OK) {
-        note_error(s);
+    } else if (j->result == ERR_OK) {
+        note_success(s, j);
     } else if (!j->was_late) {
-        note_success(s);
+        note_error(s);
     }
     return true;
 }
@@ -423,10 +477,11 @@ static void job_event(struct kv_store *s, uint32_t job)
 {
     struct kv_spill *p = &s->spill;
     struct kv_job *j = kv_tier_job(p->tier, job);
-    if (!kv_tier_job_is_done(p->tier, job)) {
-        if (!j->was_late) {
-            job_late(s, job);
-        }
+    bool is_done = kv_tier_job_is_done(p->tier, job);
+    if (!j->was_late && (!is_done || j->result == ERR_TIMEOUT)) {
+        job_late(s, job);
+    }
+    if (!is_done) {
         return;
     }
     p->waits[job] = j->is_write && !write_done(s, job);
@@ -448,6 +503,11 @@ static void jobs_poll(struct kv_store *s)
     for (uint32_t i = 0; i < n; i++) {
         if (!p->waits[list[i]]) {
             job_event(s, list[i]);
+        }
+    }
+    for (uint32_t i = 0; i < KV_N_JOB && kv_tier_is_stuck(p->tier, s->now_us); i++) {
+        if (p->busy[i] && !p->waits[i] && !kv_tier_job(p->tier, i)->was_late) {
+            job_late(s, i);
         }
     }
     for (bool moved = true; moved;) { /* a chain of writes ends from its root */
@@ -529,9 +589,43 @@ void kv_poll(struct kv_store *s)
     }
     if (p->tier) {
         jobs_poll(s);
+        segments_pump(s);
         writes_pump(s);
         kv_publish(s);
     }
+}
+
+static uint64_t sooner(uint64_t us, uint64_t at_us, uint64_t now_us)
+{
+    uint64_t wait = at_us > now_us ? at_us - now_us : 0;
+    return us < wait ? us : wait;
+}
+
+uint64_t kv_idle_us(const struct kv_store *s)
+{
+    const struct kv_spill *p = &s->spill;
+    uint64_t us = s->n_timed > 0 ? SWEEP_IDLE_US : UINT64_MAX;
+    if (!s->options.disk.dir) {
+        return us;
+    }
+    uint64_t now_us = clock_mono_us();
+    if (!p->tier) {
+        return sooner(us, p->open_next_us, now_us);
+    }
+    uint32_t n_busy = kv_tier_n_busy(p->tier, false) + kv_tier_n_busy(p->tier, true);
+    if (n_busy > p->n_late || p->makes_segment) {
+        return us < BUSY_IDLE_US ? us : BUSY_IDLE_US;
+    }
+    if (n_busy > 0) {
+        us = us < LATE_IDLE_US ? us : LATE_IDLE_US;
+    }
+    if (p->writes.n > 0) {
+        uint64_t at = now_us + BUSY_IDLE_US;
+        at = at > p->closed_until_us ? at : p->closed_until_us;
+        at = at > p->write_pause_until_us ? at : p->write_pause_until_us;
+        us = sooner(us, at, now_us);
+    }
+    return p->tails.n > 0 ? sooner(us, p->tails.entries[p->tails.first].due_us, now_us) : us;
 }
 
 bool kv_flush(struct kv_store *s, uint64_t timeout_us)
@@ -543,7 +637,7 @@ bool kv_flush(struct kv_store *s, uint64_t timeout_us)
     }
     for (;;) {
         kv_poll(s);
-        if (!p->tier || is_closed(s) || s->now_us < p->write_pause_until_us) {
+        if (!p->tier || s->now_us < p->closed_until_us || s->now_us < p->write_pause_until_us) {
             return p->writes.n == 0 && p->tails.n == 0;
         }
         if (p->writes.n == 0 && kv_tier_n_busy(p->tier, true) == 0 &&

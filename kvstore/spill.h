@@ -37,10 +37,14 @@ struct kv_spill {
     bool busy[KV_N_JOB];
     bool waits[KV_N_JOB]; /* written, while the parent's write still runs */
 
-    uint32_t n_late; /* jobs past their deadline and not done */
+    bool makes_segment;
+
+    /* The circuit breaker: closed for a while after a stall or too many errors; then half open, for
+     * one job at a time, until one succeeds. */
+    uint32_t n_late; /* jobs given up and not done */
     uint32_t n_error_row;
-    uint64_t closed_until_us; /* the circuit breaker */
-    uint64_t closed_for_us;
+    uint64_t closed_until_us;
+    uint64_t closed_for_us; /* 0: open */
     uint64_t write_pause_until_us;
     double write_credit_bytes;
     uint64_t credit_us;

@@ -1,335 +1,43 @@
 #include "kvstore/tier.h"
 
 #include "base/clock.h"
-#include "base/log.h"
-#include "kvstore/crc32c.h"
+#include "kvstore/tier_inside.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-#define PIECE_BYTES   ((size_t)1 << 20)
-#define N_RETRY_MAX   64 /* of one job, for short and interrupted operations */
-#define URING_DEPTH   64
-#define N_THREAD      8
-#define REAP_US       100000
-#define SYNC_EVERY_US 5000000
-#define PROBE_US      2000000
-
-struct sync_op {
-    struct kv_io_op op;
-    bool is_out;
-    bool is_dirty;
-};
-
-struct kv_tier {
-    struct kv_tier_options options;
-    int dir_fd; /* the disk's */
-    bool is_direct;
-    size_t chunk_bytes;
-    uint32_t n_piece;
-    struct kv_io *io;
-    struct kv_job jobs[KV_N_JOB];
-    struct sync_op *syncs; /* [n_seg_max] */
-    uint32_t n_sync;
-    uint64_t synced_us;
-    uint32_t n_busy[2]; /* the store's: jobs not idle, by is_write */
-    pthread_t thread;
-    bool has_thread;
-    bool is_stuck; /* buffers are lost to the kernel */
-
-    pthread_mutex_t mu;
-    pthread_cond_t ready_cond;
-    bool is_ready; /* guarded by mu, and the two below */
-    enum err_code ready_code;
-    struct err ready_err;
-    bool stop;
-    atomic_uint n_event; /* jobs late or done that poll has not seen; no order needed: poll locks */
-};
-
-/* ---- Choosing a backend ---- */
-
-/* One operation, waited for. */
-static int64_t perform(struct kv_io *io, struct kv_io_op *op)
-{
-    io->impl->submit(io, op);
-    uint64_t until = clock_mono_us() + PROBE_US;
-    while (clock_mono_us() < until) {
-        if (io->impl->reap(io, 50000) == op) {
-            return op->result;
-        }
-    }
-    return -ETIMEDOUT;
-}
-
-/* Whether the backend writes and reads a block here; its file is gone afterwards. */
-static bool probe(const struct kv_tier *t, struct kv_io *io)
-{
-    void *block = NULL;
-    int fd = openat(t->dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC | (t->is_direct ? O_DIRECT : 0),
-                    0600);
-    if (fd < 0) { /* a file system without nameless files */
-        fd = openat(t->dir_fd, "probe", O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
-        (void)unlinkat(t->dir_fd, "probe", 0);
-    }
-    if (fd < 0 || posix_memalign(&block, KV_DISK_BLOCK, KV_DISK_BLOCK) != 0) {
-        if (fd >= 0) {
-            (void)close(fd);
-        }
-        return false;
-    }
-    memset(block, 0x5a, KV_DISK_BLOCK);
-    struct kv_io_op op = {.kind = KV_IO_WRITE, .fd = fd, .buf = block, .n_byte = KV_DISK_BLOCK};
-    int64_t n_write = perform(io, &op);
-    memset(block, 0, KV_DISK_BLOCK);
-    op.kind = KV_IO_READ;
-    int64_t n_read = n_write == KV_DISK_BLOCK ? perform(io, &op) : 0;
-    bool works = n_read == KV_DISK_BLOCK && *(uint8_t *)block == 0x5a;
-    if (n_write != -ETIMEDOUT && n_read != -ETIMEDOUT) { /* else they are the kernel's for good */
-        free(block);
-        (void)close(fd);
-    }
-    return works;
-}
-
-static enum err_code backend_create(struct kv_tier *t, struct err *e)
-{
-    struct kv_io *io = NULL;
-    enum err_code code = ERR_UNSUPPORTED;
-    if (t->options.backend != KV_BACKEND_PREAD) {
-        code = kv_io_uring_create(URING_DEPTH, &io, e);
-        if (code == ERR_OK && !probe(t, io)) {
-            (void)io->impl->destroy(io);
-            code = err_set(e, ERR_UNSUPPORTED, "io_uring does not read and write here");
-        }
-    }
-    if (code && t->options.backend != KV_BACKEND_URING) {
-        if (t->options.backend == KV_BACKEND_AUTO) {
-            log_info("kv disk: %s; using pread", e->msg);
-        }
-        code = kv_io_pread_create(N_THREAD, &io, e);
-        if (code == ERR_OK && !probe(t, io)) {
-            (void)io->impl->destroy(io);
-            code = err_set(e, ERR_IO, "the KV directory cannot be written and read");
-        }
-    }
-    if (code) {
-        return code;
-    }
-    const struct kv_tier_options *o = &t->options;
-    if (o->throttle_read_bytes_s || o->throttle_write_bytes_s || o->throttle_latency_us) {
-        code = kv_io_throttle_create(io, o->throttle_read_bytes_s, o->throttle_write_bytes_s,
-                                     o->throttle_latency_us, &io, e);
-    }
-    if (code) {
-        (void)io->impl->destroy(io);
-        return code;
-    }
-    t->io = o->hook ? o->hook->wrap(o->hook->arg, io) : io;
-    return ERR_OK;
-}
-
-/* ---- Jobs on the I/O thread ---- */
-
-static void op_start(struct kv_tier *t, struct kv_job *j, struct kv_io_op *op, uint8_t *buf,
-                     size_t n_byte, uint64_t offset)
-{
-    *op = (struct kv_io_op){.kind = j->is_write ? KV_IO_WRITE : KV_IO_READ,
-                            .fd = j->fd,
-                            .buf = buf,
-                            .n_byte = n_byte,
-                            .offset = offset,
-                            .owner = j};
-    j->n_out++;
-    t->io->impl->submit(t->io, op);
-}
-
-static void payload_start(struct kv_tier *t, struct kv_job *j)
-{
-    for (uint32_t i = 0; i < t->n_piece; i++) {
-        size_t at = i * PIECE_BYTES;
-        size_t n = t->chunk_bytes - at < PIECE_BYTES ? t->chunk_bytes - at : PIECE_BYTES;
-        op_start(t, j, &j->ops[i], j->bytes + at, n, j->payload_offset + at);
-    }
-}
-
-static void header_start(struct kv_tier *t, struct kv_job *j)
-{
-    op_start(t, j, &j->ops[t->n_piece], (uint8_t *)j->header, KV_DISK_BLOCK, j->header_offset);
-}
-
-static void job_start(struct kv_tier *t, struct kv_job *j)
-{
-    j->n_out = 0;
-    j->n_retry = 0;
-    j->error = 0;
-    j->payload_done = false;
-    if (j->is_write) {
-        kv_crc32c_stripes(j->bytes, t->chunk_bytes, KV_STRIPE_BYTES, j->header->stripe_crc);
-        kv_slot_header_seal(j->header);
-    } else {
-        memset(j->header, 0, KV_DISK_BLOCK);
-        header_start(t, j);
-    }
-    payload_start(t, j);
-}
-
-/* Whether what was read is the chunk that was asked for, to the last byte. */
-static bool read_verified(const struct kv_tier *t, const struct kv_job *j)
-{
-    const struct kv_slot_header *h = j->header;
-    const struct kv_slot_header *w = j->want;
-    uint32_t crcs[KV_SLOT_STRIPES_MAX];
-    if (memcmp(h->magic, KV_SLOT_MAGIC, sizeof h->magic) != 0 ||
-        h->crc != kv_crc32c(h, offsetof(struct kv_slot_header, crc)) ||
-        h->version != KV_DISK_VERSION || h->slot != j->slot || h->chunk_bytes != t->chunk_bytes ||
-        memcmp(h->fingerprint, w->fingerprint, sizeof h->fingerprint) != 0 ||
-        memcmp(h->key, w->key, sizeof h->key) != 0 ||
-        memcmp(h->root, w->root, sizeof h->root) != 0 || h->n_tok != w->n_tok ||
-        memcmp(h->tokens, w->tokens, w->n_tok * sizeof *w->tokens) != 0) {
-        return false;
-    }
-    kv_crc32c_stripes(j->bytes, t->chunk_bytes, KV_STRIPE_BYTES, crcs);
-    size_t n_stripe = (t->chunk_bytes - 1) / KV_STRIPE_BYTES + 1;
-    return memcmp(crcs, h->stripe_crc, n_stripe * sizeof *crcs) == 0;
-}
-
-static void job_done(struct kv_tier *t, struct kv_job *j)
-{
-    enum err_code result = ERR_OK;
-    if (j->error) {
-        result = j->error == ENOSPC || j->error == EDQUOT ? ERR_FULL : ERR_IO;
-    } else if (!j->is_write && !read_verified(t, j)) {
-        result = ERR_CORRUPT;
-    }
-    if (j->is_write && !j->error) {
-        t->syncs[j->seg].is_dirty = true;
-        t->syncs[j->seg].op.fd = j->fd;
-    }
-    (void)pthread_mutex_lock(&t->mu);
-    j->result = result;
-    j->state = KV_JOB_DONE;
-    (void)pthread_mutex_unlock(&t->mu);
-    (void)atomic_fetch_add(&t->n_event, 1);
-}
-
-/* Goes on with an operation that came back incomplete; false when it is final. */
-static bool op_retry(struct kv_tier *t, struct kv_job *j, struct kv_io_op *op)
-{
-    bool is_again = op->result == -EAGAIN || op->result == -EINTR;
-    bool is_short = op->result > 0 && (size_t)op->result < op->n_byte;
-    if ((!is_again && !is_short) || j->error || j->n_retry >= N_RETRY_MAX) {
-        return false;
-    }
-    j->n_retry++;
-    if (is_short) { /* to the last whole block, as O_DIRECT wants it */
-        size_t n = (size_t)op->result & ~(size_t)(KV_DISK_BLOCK - 1);
-        op->buf += n;
-        op->offset += n;
-        op->n_byte -= n;
-    }
-    t->io->impl->submit(t->io, op);
-    return true;
-}
-
-static void op_done(struct kv_tier *t, struct kv_io_op *op)
-{
-    struct kv_job *j = op->owner;
-    if (op->kind == KV_IO_SYNC) { /* its result bounds nothing we promise */
-        ((struct sync_op *)op)->is_out = false;
-        return;
-    }
-    if (op_retry(t, j, op)) {
-        return;
-    }
-    if (op->result != (int64_t)op->n_byte && j->error == 0) {
-        j->error = op->result < 0 ? (int)-op->result : EIO;
-    }
-    if (--j->n_out > 0) {
-        return;
-    }
-    if (j->is_write && !j->error && !j->payload_done) {
-        j->payload_done = true;
-        header_start(t, j);
-        return;
-    }
-    job_done(t, j);
-}
-
-static void syncs_start(struct kv_tier *t, uint64_t now_us)
-{
-    if (now_us - t->synced_us < SYNC_EVERY_US) {
-        return;
-    }
-    t->synced_us = now_us;
-    for (uint32_t i = 0; i < t->n_sync; i++) {
-        struct sync_op *y = &t->syncs[i];
-        if (y->is_dirty && !y->is_out) {
-            y->op = (struct kv_io_op){.kind = KV_IO_SYNC, .fd = y->op.fd};
-            y->is_dirty = false;
-            y->is_out = true;
-            t->io->impl->submit(t->io, &y->op);
-        }
-    }
-}
-
-/* Takes queued jobs and marks late ones. Returns how many run. */
-static uint32_t jobs_turn(struct kv_tier *t, uint64_t now_us, bool *ret_stop)
-{
-    uint32_t fresh[KV_N_JOB];
-    uint32_t n_fresh = 0;
-    uint32_t n_run = 0;
-    (void)pthread_mutex_lock(&t->mu);
-    *ret_stop = t->stop;
-    for (uint32_t i = 0; i < KV_N_JOB; i++) {
-        struct kv_job *j = &t->jobs[i];
-        if (j->state == KV_JOB_QUEUED) {
-            j->state = KV_JOB_RUNNING;
-            fresh[n_fresh++] = i;
-        }
-        if (j->state == KV_JOB_RUNNING && now_us > j->deadline_us) {
-            j->state = KV_JOB_LATE;
-            (void)atomic_fetch_add(&t->n_event, 1);
-        }
-        n_run += j->state == KV_JOB_RUNNING || j->state == KV_JOB_LATE;
-    }
-    (void)pthread_mutex_unlock(&t->mu);
-    for (uint32_t i = 0; i < n_fresh; i++) {
-        job_start(t, &t->jobs[fresh[i]]);
-    }
-    return n_run;
-}
+#define STUCK_FACTOR   2  /* of io_timeout_us, without a round of the I/O thread */
+#define DESTROY_WAIT_S 15 /* for a thread that hangs in the kernel */
 
 static void *run(void *arg)
 {
     struct kv_tier *t = arg;
     struct err e = {0};
-    enum err_code code = backend_create(t, &e);
+    enum err_code code = kv_tier_backend_create(t, &e);
+    for (uint32_t i = 0; code == ERR_OK && t->io->impl->attach && i < t->n_seg_first; i++) {
+        t->io->impl->attach(t->io, i, t->seg_fds_first[i]);
+    }
+    atomic_store(&t->beat_us, clock_mono_us());
     (void)pthread_mutex_lock(&t->mu);
     t->is_ready = true;
     t->ready_code = code;
     t->ready_err = e;
-    (void)pthread_cond_signal(&t->ready_cond);
+    (void)pthread_cond_signal(&t->cond);
     (void)pthread_mutex_unlock(&t->mu);
-    bool stop = code != ERR_OK;
-    while (!stop) {
-        uint64_t now = clock_mono_us();
-        (void)jobs_turn(t, now, &stop);
-        syncs_start(t, now);
-        struct kv_io_op *op = t->io->impl->reap(t->io, stop ? 0 : REAP_US);
-        while (op) {
-            struct kv_io_op *next = op->next;
-            op_done(t, op);
-            op = next;
-        }
+    while (code == ERR_OK && kv_tier_turn(t)) {
     }
+    bool is_stuck = false;
     if (code == ERR_OK) {
-        t->is_stuck = !t->io->impl->destroy(t->io);
+        is_stuck = !t->io->impl->destroy(t->io);
+        is_stuck = !t->aside->impl->destroy(t->aside) || is_stuck;
     }
+    (void)pthread_mutex_lock(&t->mu);
+    t->is_stuck = is_stuck;
+    t->has_ended = true;
+    (void)pthread_cond_signal(&t->cond);
+    (void)pthread_mutex_unlock(&t->mu);
     return NULL;
 }
 
@@ -372,12 +80,18 @@ enum err_code kv_tier_create(const struct kv_disk *d, const struct kv_tier_optio
     t->dir_fd = d->dir_fd;
     t->is_direct = d->is_direct;
     t->chunk_bytes = d->chunk_bytes;
-    t->n_piece = (uint32_t)((d->chunk_bytes - 1) / PIECE_BYTES + 1);
-    t->n_sync = d->n_seg_max;
+    t->n_piece = (uint32_t)((d->chunk_bytes - 1) / KV_PIECE_BYTES + 1);
+    t->n_seg_max = d->n_seg_max;
+    t->n_seg_first = d->n_seg;
+    t->seg_fds_first = d->seg_fds;
     t->synced_us = clock_mono_us();
-    t->syncs = calloc(t->n_sync, sizeof *t->syncs);
+    t->syncs = calloc(t->n_seg_max, sizeof *t->syncs);
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     (void)pthread_mutex_init(&t->mu, NULL);
-    (void)pthread_cond_init(&t->ready_cond, NULL);
+    (void)pthread_cond_init(&t->cond, &attr);
+    (void)pthread_condattr_destroy(&attr);
     enum err_code code = ERR_OK;
     if (!t->syncs || !jobs_init(t)) {
         code = err_set(e, ERR_NOMEM, "no memory for the KV disk tier");
@@ -391,7 +105,7 @@ enum err_code kv_tier_create(const struct kv_disk *d, const struct kv_tier_optio
     t->has_thread = true;
     (void)pthread_mutex_lock(&t->mu);
     while (!t->is_ready) {
-        (void)pthread_cond_wait(&t->ready_cond, &t->mu);
+        (void)pthread_cond_wait(&t->cond, &t->mu);
     }
     code = t->ready_code;
     if (code && e) {
@@ -412,21 +126,34 @@ bool kv_tier_destroy(struct kv_tier *t)
     if (!t) {
         return true;
     }
+    bool is_stuck = false;
     if (t->has_thread) {
+        struct timespec until;
+        (void)clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += DESTROY_WAIT_S;
         (void)pthread_mutex_lock(&t->mu);
         t->stop = true;
-        if (t->io) { /* under the lock: once it sees stop, the thread destroys io */
+        if (t->io && !t->has_ended) { /* under the lock: it has not destroyed io yet */
             t->io->impl->kick(t->io);
         }
+        int code = 0;
+        while (!t->has_ended && code == 0) {
+            code = pthread_cond_timedwait(&t->cond, &t->mu, &until);
+        }
+        bool has_ended = t->has_ended;
+        is_stuck = !has_ended || t->is_stuck;
         (void)pthread_mutex_unlock(&t->mu);
-        (void)pthread_join(t->thread, NULL);
+        (void)(has_ended ? pthread_join(t->thread, NULL) : pthread_detach(t->thread));
     }
-    if (t->is_stuck) {
-        return false; /* ops and headers lie in t */
+    if (is_stuck) {
+        return false; /* operations and headers lie in t */
+    }
+    if (t->segment.state != KV_SEGMENT_IDLE && t->segment.op.result > 0) {
+        (void)close((int)t->segment.op.result); /* made, and not taken any more */
     }
     jobs_finish(t);
     free(t->syncs);
-    (void)pthread_cond_destroy(&t->ready_cond);
+    (void)pthread_cond_destroy(&t->cond);
     (void)pthread_mutex_destroy(&t->mu);
     free(t);
     return true;
@@ -508,4 +235,34 @@ bool kv_tier_job_is_done(struct kv_tier *t, uint32_t job)
 uint32_t kv_tier_n_busy(const struct kv_tier *t, bool writes)
 {
     return t->n_busy[writes];
+}
+
+bool kv_tier_is_stuck(const struct kv_tier *t, uint64_t now_us)
+{
+    uint64_t beat_us = atomic_load(&t->beat_us);
+    return t->n_busy[false] + t->n_busy[true] > 0 && now_us > beat_us &&
+           now_us - beat_us > STUCK_FACTOR * t->options.io_timeout_us;
+}
+
+void kv_tier_segment_start(struct kv_tier *t, uint32_t seg, uint64_t n_byte)
+{
+    (void)pthread_mutex_lock(&t->mu);
+    t->segment.dir_fd = t->dir_fd;
+    t->segment.seg = seg;
+    t->segment.n_byte = n_byte;
+    t->segment.state = KV_SEGMENT_QUEUED;
+    (void)pthread_mutex_unlock(&t->mu);
+    t->io->impl->kick(t->io);
+}
+
+bool kv_tier_segment_take(struct kv_tier *t, int *ret_fd)
+{
+    (void)pthread_mutex_lock(&t->mu);
+    bool is_done = t->segment.state == KV_SEGMENT_DONE;
+    if (is_done) {
+        *ret_fd = (int)t->segment.op.result;
+        t->segment.state = KV_SEGMENT_IDLE;
+    }
+    (void)pthread_mutex_unlock(&t->mu);
+    return is_done;
 }

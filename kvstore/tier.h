@@ -1,7 +1,7 @@
 /* The I/O thread: it writes whole slots from frames and reads them back into frames, with checks.
  * A job is one slot. Its memory and its slot are the job's until it is done, also when nobody waits
- * for it any more: a job past its deadline is first reported late, and done only when the kernel
- * has let go of the last buffer.
+ * for it any more: one given up is first reported late, and done only when the kernel has let go of
+ * the last buffer.
  *
  *   write: CRCs of the payload's stripes → payload → header
  *   read:  header and payload together → all of both verified
@@ -25,7 +25,7 @@ enum kv_job_state {
     KV_JOB_IDLE,   /* the store's */
     KV_JOB_QUEUED, /* the I/O thread's from here … */
     KV_JOB_RUNNING,
-    KV_JOB_LATE, /* … past its deadline, … */
+    KV_JOB_LATE, /* … given up, … */
     KV_JOB_DONE, /* … to here */
 };
 
@@ -40,8 +40,7 @@ struct kv_job {
     struct kv_slot_header *header; /* one aligned block; for a write all but CRCs filled in */
     struct kv_slot_header *want;   /* for a read: key, count and token ids that must be found */
     uint64_t begin_us;
-    uint64_t deadline_us;
-    enum err_code result; /* OK, IO, CORRUPT (verification), FULL (ENOSPC) */
+    enum err_code result; /* OK, IO, CORRUPT (verification), FULL (ENOSPC), TIMEOUT (given up) */
 
     /* the store's alone */
     uint32_t node;
@@ -54,7 +53,8 @@ struct kv_job {
 
     /* the I/O thread's alone */
     struct kv_io_op *ops; /* [n_piece + 1], the last is the header's */
-    uint32_t n_out;
+    bool is_running;      /* begun, and neither given up nor done */
+    uint32_t n_out;       /* queued or with the backend */
     uint32_t n_retry;
     bool payload_done;
     int error; /* the first errno */
@@ -64,6 +64,7 @@ struct kv_tier;
 
 struct kv_tier_options {
     enum kv_backend backend;
+    uint64_t io_timeout_us; /* without any sign of life */
     uint64_t throttle_read_bytes_s;
     uint64_t throttle_write_bytes_s;
     uint64_t throttle_latency_us;
@@ -73,8 +74,8 @@ struct kv_tier_options {
 /* Starts the thread, which picks a backend by a real write and read in the store's directory. */
 enum err_code kv_tier_create(const struct kv_disk *d, const struct kv_tier_options *options,
                              struct kv_tier **ret_t, struct err *e);
-/* Waits for what is running. False when the kernel would not give some buffer back: then frames and
- * files must stay for the life of the process. NULL is legal. */
+/* Waits for what is running, but not for ever. False when the kernel would not give some buffer
+ * back: then frames and files must stay for the life of the process. NULL is legal. */
 bool kv_tier_destroy(struct kv_tier *t);
 const char *kv_tier_backend(const struct kv_tier *t);
 
@@ -88,5 +89,12 @@ uint32_t kv_tier_poll(struct kv_tier *t, uint32_t list[KV_N_JOB]);
 void kv_tier_job_free(struct kv_tier *t, uint32_t job);
 bool kv_tier_job_is_done(struct kv_tier *t, uint32_t job);
 uint32_t kv_tier_n_busy(const struct kv_tier *t, bool writes);
+/* The I/O thread itself hangs in the kernel. */
+bool kv_tier_is_stuck(const struct kv_tier *t, uint64_t now_us);
+
+/* Makes one more segment file; to be asked for only when the one before has been taken. */
+void kv_tier_segment_start(struct kv_tier *t, uint32_t seg, uint64_t n_byte);
+/* True when that ended, once: *ret_fd is the file or -errno. */
+bool kv_tier_segment_take(struct kv_tier *t, int *ret_fd);
 
 #endif

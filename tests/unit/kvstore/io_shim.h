@@ -27,6 +27,7 @@ enum shim_fault {
     SHIM_NO_PAYLOAD, /* claims payload writes without doing them */
     SHIM_NO_HEADER,
     SHIM_N_FAULT,
+    SHIM_STALL, /* everything hangs, until the fault is taken away */
 };
 
 struct shim {
@@ -40,6 +41,7 @@ struct shim {
     uint64_t rng;
     struct kv_io_op *ready; /* done by the shim itself */
     struct kv_io_op *slow;
+    struct kv_io_op *stalled;
     struct kv_io_op *lost;
 };
 
@@ -49,10 +51,16 @@ static inline void shim_submit(struct kv_io *io, struct kv_io_op *op)
     uint32_t every = atomic_load(&s->every);
     int fault = atomic_load(&s->fault);
     uint64_t r = rng_next(&s->rng);
+    if (fault == SHIM_STALL) {
+        op->next = s->stalled;
+        s->stalled = op;
+        atomic_fetch_add(&s->n_fault, 1);
+        return;
+    }
     bool is_header = op->n_byte == 4096;
     atomic_fetch_add(&s->n_op, 1);
     op->due_us = 0;
-    if (op->kind == KV_IO_SYNC || fault == SHIM_NONE || every == 0 || r % every != 0 ||
+    if (fault == SHIM_NONE || every == 0 || r % every != 0 ||
         (op->kind == KV_IO_READ && (fault == SHIM_ENOSPC || fault >= SHIM_TORN)) ||
         (op->kind == KV_IO_WRITE && fault == SHIM_FLIP) ||
         (is_header && fault == SHIM_NO_PAYLOAD) || (!is_header && fault == SHIM_NO_HEADER)) {
@@ -109,6 +117,12 @@ static inline void shim_submit(struct kv_io *io, struct kv_io_op *op)
 static inline struct kv_io_op *shim_reap(struct kv_io *io, uint64_t timeout_us)
 {
     struct shim *s = (struct shim *)io;
+    while (s->stalled && atomic_load(&s->fault) != SHIM_STALL) {
+        struct kv_io_op *op = s->stalled;
+        s->stalled = op->next;
+        op->due_us = 0;
+        s->inner->impl->submit(s->inner, op);
+    }
     uint64_t wait = s->ready ? 0 : s->slow && timeout_us > 1000 ? 1000 : timeout_us;
     struct kv_io_op *fresh = s->inner->impl->reap(s->inner, wait);
     struct kv_io_op *done = s->ready;
@@ -152,9 +166,9 @@ static const struct kv_io_impl shim_impl = {
 static inline struct kv_io *shim_wrap(void *arg, struct kv_io *inner)
 {
     struct shim *s = arg;
-    s->io.impl = &shim_impl;
+    s->io = (struct kv_io){&shim_impl, inner->depth};
     s->inner = inner;
-    s->ready = s->slow = s->lost = NULL;
+    s->ready = s->slow = s->stalled = s->lost = NULL;
     return &s->io;
 }
 

@@ -34,6 +34,7 @@
 
 static const struct kv_model model = {.chunk_bytes = CHUNK_BYTES, .chunk_tok = T};
 static char base_dir[64];
+static uint64_t wait_us_max = 10000000; /* for what is pending; the disk here is a busy one */
 
 static void dir_delete(const char *path)
 {
@@ -77,6 +78,7 @@ static struct kv_options options_of(uint32_t n_frame, uint32_t n_slot)
                            .disk = {.dir = base_dir,
                                     .cap_bytes = CAP(n_slot),
                                     .tail_idle_us = 1000,
+                                    .io_timeout_us = 20000000, /* a busy machine is no fault */
                                     .lock_wait_us = 3000000,
                                     .fingerprint = {1, 2, 3}}};
     return o;
@@ -114,7 +116,7 @@ static void fill(int32_t *tokens, uint32_t n, uint64_t seed)
     }
 }
 
-/* Opens, waits for what is pending for at most a second, and verifies all that is ready. */
+/* Opens, waits for what is pending, and verifies all that is ready. */
 static struct kv_seq *open_wait(struct kv_store *s, uint64_t tenant, const int32_t *tokens,
                                 uint32_t n, uint32_t *ret_ready)
 {
@@ -125,7 +127,7 @@ static struct kv_seq *open_wait(struct kv_store *s, uint64_t tenant, const int32
     if (kv_seq_open_prompt(s, &id, tokens, n, &q, &m, &e)) {
         fail_msg("%s", e.msg);
     }
-    uint64_t until = clock_mono_us() + 1000000 * SLOW;
+    uint64_t until = clock_mono_us() + wait_us_max * SLOW;
     while (m.n_tok_pending > m.n_tok_ready) {
         kv_poll(s);
         kv_seq_follow(q, tokens, n, clock_mono_us() < until, &m);
@@ -206,6 +208,12 @@ static void survives_restart(enum kv_backend backend)
     assert_true(kv_flush(s, 10000000));
     struct kv_stats st = stats_of(s);
     assert_true(st.n_slot_used > 64 && st.n_evict_ram > 0);
+    assert_true(kv_idle_us(s) == UINT64_MAX);
+    fill(tokens, 400, 1000);
+    (void)serve(s, 1, tokens, 20);
+    assert_true(kv_idle_us(s) <= o.disk.tail_idle_us);
+    assert_true(kv_flush(s, 10000000));
+    st = stats_of(s);
     assert_int_equal(st.n_disk_corrupt + st.n_disk_error, 0);
     kv_store_destroy(s);
     s = store_new(&o);
@@ -432,6 +440,7 @@ static void faulty(enum kv_backend backend)
         struct kv_options o = options_of(40, 120);
         o.disk.backend = backend;
         o.disk.hook = &hook;
+        wait_us_max = 1000000;
         o.disk.io_timeout_us = fault == SHIM_NEVER ? 20000 : 1000000 * SLOW;
         atomic_store(&shim.n_fault, 0);
         atomic_store(&shim.torn_bytes, 1500);
@@ -491,6 +500,72 @@ static void test_circuit_breaker(void **state)
     assert_false(stats_of(s).disk_is_paused);
     assert_true(stats_of(s).n_slot_used > 0);
     kv_store_destroy(s);
+}
+
+/* Chunks in RAM that are not on disk. */
+static uint32_t n_unwritten(const struct kv_store *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->index.n_node_max; i++) {
+        const struct kv_node *node = &s->index.nodes[i];
+        n += node->state == KV_NODE_SEALED && node->frame != KV_FRAME_NONE &&
+             node->slot == KV_SLOT_NONE;
+    }
+    return n;
+}
+
+/* The disk hangs for longer than it may: requests go on, the disk is left alone; when it answers
+ * again it is used again, and what was not written meanwhile is. */
+static void stall(enum kv_backend backend)
+{
+    static struct shim shim;
+    struct kv_io_hook hook = {shim_wrap, &shim};
+    struct kv_options o = options_of(80, 400);
+    o.disk.hook = &hook;
+    o.disk.backend = backend;
+    o.disk.io_timeout_us = 50000 * SLOW;
+    atomic_store(&shim.fault, SHIM_NONE);
+    struct kv_store *s = store_new(&o);
+    (void)load(s, 40, 5);
+    (void)kv_flush(s, 10000000);
+    for (uint32_t round = 0; round < 2; round++) {
+        atomic_store(&shim.n_fault, 0);
+        atomic_store(&shim.fault, SHIM_STALL);
+        uint64_t until = clock_mono_us() + 200000 * SLOW;
+        for (uint32_t i = 0; clock_mono_us() < until; i++) {
+            int32_t tokens[60];
+            fill(tokens, 60, 1000 + 1000 * round + i % 4);
+            (void)serve(s, 1, tokens, 60);
+        }
+        struct kv_stats st = stats_of(s);
+        assert_true(atomic_load(&shim.n_fault) > 0 && st.n_disk_late > 0);
+        assert_true(s->spill.closed_for_us > 0);
+        atomic_store(&shim.fault, SHIM_NONE);
+        for (int i = 0; i < 20000 && (s->spill.closed_for_us > 0 || n_unwritten(s) > 0); i++) {
+            kv_poll(s);
+            check(s);
+            clock_sleep_us(1000);
+        }
+        assert_int_equal(s->spill.closed_for_us, 0);
+        assert_int_equal(n_unwritten(s), 0);
+        assert_int_equal(s->spill.n_late, 0);
+        assert_int_equal(stats_of(s).n_frame_writing + stats_of(s).n_frame_loading, 0);
+    }
+    kv_store_destroy(s);
+    o.disk.hook = NULL;
+    s = store_new(&o);
+    uint64_t n_hit = load(s, 40, 5);
+    print_message("%u operations stalled; %llu tokens hit afterwards\n", atomic_load(&shim.n_fault),
+                  (unsigned long long)n_hit);
+    assert_true(n_hit > 0);
+    kv_store_destroy(s);
+}
+
+static void test_stall_recovers(void **state)
+{
+    stall(KV_BACKEND_PREAD);
+    fresh_dir(state);
+    stall(KV_BACKEND_AUTO);
 }
 
 static void test_directory_removed(void **state)
@@ -555,6 +630,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_torn_writes, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_faults, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_circuit_breaker, fresh_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_stall_recovers, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_directory_removed, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_killed_under_load, fresh_dir, drop_dir),
     };
