@@ -38,7 +38,7 @@ async function chat() {
     assert.equal(first.choices[0].delta.role, 'assistant');
     assert.equal(text, choice.message.content);
     assert.equal(finish, choice.finish_reason);
-    assert.deepEqual(usage, whole.usage);
+    assert.equal(usage.total_tokens, whole.usage.total_tokens); // what was cached differs
 
     // The SDK's own accumulator must agree.
     const helper = client.chat.completions.stream({ ...common, messages });
