@@ -35,6 +35,7 @@ struct cfg {
     char *alias;
     char *chat_template;
     bool chat_template_fallback;
+    char *sampling;         /* see server/sampling.h */
     uint64_t pooling;       /* enum cfg_pooling */
     uint64_t ctx_tok;       /* 0: the trained length */
     uint64_t n_thread;      /* 0: the physical cores allowed */

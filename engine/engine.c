@@ -15,6 +15,7 @@
 #include "engine/threads.h"
 #include "engine/tokenizer/vocab.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +172,12 @@ static void format_of(const struct gguf *f, char *out, size_t cap)
     snprintf(out, cap, "%s", q ? q->name : "");
 }
 
+static double number_or_nan(const struct gguf *f, const char *key)
+{
+    double v = NAN;
+    return gguf_get_f64(f, key, &v) ? v : NAN;
+}
+
 static void fill_facts(struct engine *n, const struct eng_options *o)
 {
     struct eng_info *info = &n->base.info;
@@ -180,14 +187,23 @@ static void fill_facts(struct engine *n, const struct eng_options *o)
     copy_str(arch, n->arch, sizeof n->arch);
     format_of(n->file, n->format, sizeof n->format);
     const struct vocab_facts *v = vocab_facts(n->vocab);
-    *info = (struct eng_info){.name = n->name,
-                              .arch = n->arch,
-                              .isa = "none",
-                              .format = n->format,
-                              .chat_template = chat_source(n->chat),
-                              .n_vocab = v->n_token,
-                              .bos_id = v->bos,
-                              .eos_id = v->eos};
+    *info = (struct eng_info){
+        .name = n->name,
+        .arch = n->arch,
+        .isa = "none",
+        .format = n->format,
+        .chat_template = chat_source(n->chat),
+        .n_vocab = v->n_token,
+        .sampling =
+            {
+                .temperature = number_or_nan(n->file, "general.sampling.temp"),
+                .top_k = number_or_nan(n->file, "general.sampling.top_k"),
+                .top_p = number_or_nan(n->file, "general.sampling.top_p"),
+                .min_p = number_or_nan(n->file, "general.sampling.min_p"),
+                .repetition_penalty = number_or_nan(n->file, "general.sampling.penalty_repeat"),
+            },
+        .bos_id = v->bos,
+        .eos_id = v->eos};
 }
 
 static enum eng_kv_type choose_kv_type(const struct eng_options *o, const struct model *m)

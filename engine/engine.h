@@ -38,6 +38,15 @@ struct eng_options {
     void *progress_arg;
 };
 
+/* What a model's file recommends for sampling (general.sampling.*), as it stands; NaN: nothing. */
+struct eng_sampling {
+    double temperature;
+    double top_k;
+    double top_p;
+    double min_p;
+    double repetition_penalty;
+};
+
 /* Facts fixed at load. Strings belong to the engine. */
 struct eng_info {
     const char *name;          /* general.name, else the file's stem */
@@ -67,6 +76,7 @@ struct eng_info {
     uint64_t kv_layout_id;      /* what the bytes of a chunk mean */
     uint64_t arithmetic_id;     /* the instruction set's path and its version */
     uint64_t rope_id;           /* the rotation that n_ctx chose, where a model has several */
+    struct eng_sampling sampling;
     uint32_t n_embd;
     enum eng_pooling pooling; /* what the model's file asks for */
     size_t state_bytes;       /* recurrent state of one sequence, beside its KV; 0: none */

@@ -217,6 +217,9 @@ enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e)
         code = s->model_name ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a name");
     }
     if (code == ERR_OK) {
+        code = srv_sampling_make(s->cfg->sampling, &s->eng->info.sampling, &s->sampling, e);
+    }
+    if (code == ERR_OK) {
         code = open_kv(s, free_before, e);
     }
     if (code == ERR_OK) {

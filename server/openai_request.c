@@ -290,24 +290,25 @@ bool srv_body_object(const char *body, size_t n_byte, cJSON **ret_root, struct s
     return true;
 }
 
-bool srv_request_parse(enum srv_api api, const char *body, size_t n_byte, uint32_t n_vocab,
-                       struct srv_request *r, struct srv_fail *f)
+bool srv_request_parse(enum srv_api api, const char *body, size_t n_byte,
+                       const struct srv_request_env *env, struct srv_request *r, struct srv_fail *f)
 {
     *r = (struct srv_request){
         .api = api,
         .n = 1,
         .n_gen_max = -1,
         .n_gen_max_chat = -1,
-        .temperature = 1,
-        .top_p = 1,
-        .top_k = -1,
-        .repetition_penalty = 1,
+        .temperature = env->sampling.temperature,
+        .top_p = env->sampling.top_p,
+        .min_p = env->sampling.min_p,
+        .top_k = env->sampling.top_k,
+        .repetition_penalty = env->sampling.repetition_penalty,
         .skip_special = true,
         .parallel_tool_calls = true,
         .add_special = -1,
         .add_generation_prompt = true,
     };
-    if (!srv_body_object(body, n_byte, &r->root, f) || !read_fields(r, n_vocab, f) ||
+    if (!srv_body_object(body, n_byte, &r->root, f) || !read_fields(r, env->n_vocab, f) ||
         !check_whole(r, f)) {
         srv_request_finish(r);
         return false;

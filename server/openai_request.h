@@ -9,6 +9,7 @@
 #include "engine/sample.h"
 #include "scheduler/scheduler.h"
 #include "server/error_reply.h"
+#include "server/sampling.h"
 #include "server/tools.h"
 
 #include <stdbool.h>
@@ -94,9 +95,16 @@ struct srv_request {
     bool continue_final_message;
 };
 
-/* body[n_byte] must be a NUL. n_vocab bounds token ids. False: *f tells why, *r is empty. */
-bool srv_request_parse(enum srv_api api, const char *body, size_t n_byte, uint32_t n_vocab,
-                       struct srv_request *r, struct srv_fail *f);
+/* What a request is read against. */
+struct srv_request_env {
+    uint32_t n_vocab;             /* bounds token ids */
+    struct srv_sampling sampling; /* of what the request leaves out */
+};
+
+/* body[n_byte] must be a NUL. False: *f tells why, *r is empty. */
+bool srv_request_parse(enum srv_api api, const char *body, size_t n_byte,
+                       const struct srv_request_env *env, struct srv_request *r,
+                       struct srv_fail *f);
 void srv_request_finish(struct srv_request *r);
 
 /* The strict check, then cJSON: an object, owned by the caller. For the smaller routes too. */

@@ -244,7 +244,8 @@ static bool generate(struct srv_job *j, struct srv_request *r, struct srv_fail *
 static bool run_generate(struct srv_job *j, enum srv_api api, struct srv_fail *f)
 {
     struct srv_request r;
-    if (!srv_request_parse(api, buf_str(&j->body), j->body.len, j->srv->eng->info.n_vocab, &r, f)) {
+    const struct srv_request_env env = {j->srv->eng->info.n_vocab, j->srv->sampling};
+    if (!srv_request_parse(api, buf_str(&j->body), j->body.len, &env, &r, f)) {
         return false;
     }
     bool good = generate(j, &r, f);

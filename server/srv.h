@@ -8,6 +8,7 @@
 #include "kvstore/kvstore.h"
 #include "scheduler/scheduler.h"
 #include "server/metrics.h"
+#include "server/sampling.h"
 #include "server/tools.h"
 
 #include <stdatomic.h>
@@ -38,10 +39,11 @@ struct srv {
     struct eng *eng;
     struct kv_store *kv;
     struct sch *sch;
-    struct srv_tools tools;   /* how the model's template shows and calls them */
-    bool embeds;              /* /v1/embeddings works */
-    enum eng_pooling pooling; /* how */
-    char *model_name;         /* the alias, else the file's name without its suffix */
+    struct srv_tools tools;       /* how the model's template shows and calls them */
+    struct srv_sampling sampling; /* of requests that do not say */
+    bool embeds;                  /* /v1/embeddings works */
+    enum eng_pooling pooling;     /* how */
+    char *model_name;             /* the alias, else the file's name without its suffix */
     int64_t model_created_s;
     char fingerprint[24]; /* of model and arithmetic: system_fingerprint */
 };

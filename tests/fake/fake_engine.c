@@ -6,6 +6,7 @@
 #include "engine/threads.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -428,6 +429,7 @@ static enum err_code set_info(struct fake *f, struct err *e)
         .n_param = 1,
         .weights_bytes = 4,
         .kv_type = ENG_KV_F32,
+        .sampling = {NAN, NAN, NAN, NAN, NAN},
         .n_embd = o->n_embd,
         .chat_template = o->render_chat ? "tools <tool_call>" : NULL,
         .pooling = o->encoder ? ENG_POOLING_MEAN : ENG_POOLING_NONE,

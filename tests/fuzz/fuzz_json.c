@@ -1,4 +1,4 @@
-/* Any bytes as a request body, for both APIs: the strict check, cJSON, the parameter table, and a
+/* Any bytes as a request body, for all APIs: the strict check, cJSON, the parameter table, and a
  * chat's messages through a template. What is accepted must keep the table's promises. */
 #include "engine/template/builtin.h"
 #include "engine/template/template.h"
@@ -49,7 +49,8 @@ static void look(const struct srv_request *r)
     must(r->temperature >= 0 && r->temperature <= 2 && r->top_p >= 0 && r->top_p <= 1);
     must(r->n_stop <= SCH_STOP_MAX && r->n_top_logprob <= SAMPLE_TOP_MAX);
     must(r->n_bias <= SRV_LOGIT_BIAS_MAX && r->n_stop_id <= SRV_STOP_ID_MAX);
-    must((r->n_prompt ? r->n_prompt : 1) * (size_t)r->n <= SRV_CHOICE_MAX);
+    size_t n_max = r->api == SRV_API_EMBEDDING ? SRV_INPUT_MAX : SRV_CHOICE_MAX;
+    must((r->n_prompt ? r->n_prompt : 1) * (size_t)r->n <= n_max);
     for (size_t i = 0; i < r->n_prompt; i++) {
         for (size_t k = 0; k < r->prompts[i].n_id; k++) {
             must(r->prompts[i].ids[k] >= 0 && r->prompts[i].ids[k] < N_VOCAB);
@@ -63,7 +64,8 @@ static void look(const struct srv_request *r)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
-    static const enum srv_api apis[] = {SRV_API_COMPLETION, SRV_API_CHAT};
+    static const enum srv_api apis[] = {SRV_API_COMPLETION, SRV_API_CHAT, SRV_API_EMBEDDING};
+    const struct srv_request_env env = {N_VOCAB, srv_sampling_openai()};
     char *body = malloc(n + 1);
     if (!body) {
         return 0;
@@ -72,10 +74,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         memcpy(body, bytes, n);
     }
     body[n] = 0;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof apis / sizeof *apis; i++) {
         struct srv_request r;
         struct srv_fail f = {0};
-        if (srv_request_parse(apis[i], body, n, N_VOCAB, &r, &f)) {
+        if (srv_request_parse(apis[i], body, n, &env, &r, &f)) {
             look(&r);
             srv_request_finish(&r);
         } else {

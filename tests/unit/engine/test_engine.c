@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 #include "tests/unit/engine/tiny.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -238,6 +239,32 @@ static void test_same_bits(void **state)
 }
 
 /* vocab_only: no weights, no steps, and models the engine cannot run. */
+/* What the file says of how it wants to be run. */
+static void test_hints(void **state)
+{
+    (void)state;
+    struct eng *g = NULL;
+    struct err e;
+    const struct tiny_change temp = {
+        .kind = TINY_REAL, .name = "general.sampling.temp", .real = 0.5};
+    const struct tiny_change top_k = {
+        .kind = TINY_NUMBER, .name = "general.sampling.top_k", .number = 20};
+    const struct tiny_change pooling = NUMBER("pooling_type", 3);
+    assert_int_equal(open_changed(&temp, &g, &e), ERR_OK);
+    assert_true(g->info.sampling.temperature == 0.5 && isnan(g->info.sampling.top_k));
+    assert_int_equal(g->info.n_ctx, TINY_N_CTX);
+    assert_int_equal(g->info.n_ctx_train, TINY_N_CTX);
+    assert_int_equal(g->info.pooling, ENG_POOLING_NONE);
+    assert_true(eng_is_eog(g, g->info.eos_id));
+    eng_close(g);
+    assert_int_equal(open_changed(&top_k, &g, &e), ERR_OK);
+    assert_true(g->info.sampling.top_k == 20 && isnan(g->info.sampling.temperature));
+    eng_close(g);
+    assert_int_equal(open_changed(&pooling, &g, &e), ERR_OK);
+    assert_int_equal(g->info.pooling, ENG_POOLING_LAST);
+    eng_close(g);
+}
+
 static void test_vocab_only(void **state)
 {
     (void)state;
@@ -278,7 +305,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hostile_models), cmocka_unit_test(test_bad_steps),
         cmocka_unit_test(test_step_limits),    cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_vocab_only),     cmocka_unit_test(test_missing_file),
+        cmocka_unit_test(test_hints),          cmocka_unit_test(test_vocab_only),
+        cmocka_unit_test(test_missing_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

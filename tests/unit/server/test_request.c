@@ -3,6 +3,7 @@
 #include "server/chat_values.h"
 #include "server/openai_request.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,7 +18,8 @@
 static bool parse(enum srv_api api, const char *body, struct srv_request *r, struct srv_fail *f)
 {
     *f = (struct srv_fail){0};
-    return srv_request_parse(api, body, strlen(body), N_VOCAB, r, f);
+    const struct srv_request_env env = {N_VOCAB, srv_sampling_openai()};
+    return srv_request_parse(api, body, strlen(body), &env, r, f);
 }
 
 /* The parameters after the one that each API needs. */
@@ -342,6 +344,42 @@ static void test_prompts(void **state)
     check_body(SRV_API_COMPLETION, more, "n", "at most 128");
 }
 
+/* ---- who decides what a request leaves out */
+
+static void test_sampling(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    struct srv_sampling s = {0};
+    const struct eng_sampling silent = {NAN, NAN, NAN, NAN, NAN};
+    const struct eng_sampling model = {
+        .temperature = 0.6, .top_k = 20, .top_p = 0.95, .min_p = 7, .repetition_penalty = NAN};
+    assert_int_equal(srv_sampling_make("model", &silent, &s, &e), ERR_OK);
+    assert_true(s.temperature == 1 && s.top_p == 1 && s.top_k == -1 && s.min_p == 0);
+    assert_int_equal(srv_sampling_make("model", &model, &s, &e), ERR_OK);
+    assert_true(s.temperature == 0.6 && s.top_k == 20 && s.top_p == 0.95);
+    assert_true(s.min_p == 0 && s.repetition_penalty == 1); /* 7 is out of range: left out */
+    assert_int_equal(srv_sampling_make("openai", &model, &s, &e), ERR_OK);
+    assert_true(s.temperature == 1 && s.top_k == -1);
+    assert_int_equal(srv_sampling_make("temperature=0,min_p=0.05", &model, &s, &e), ERR_OK);
+    assert_true(s.temperature == 0 && s.min_p == 0.05 && s.top_k == 20);
+    static const char *const wrong[] = {"warm",          "temperature", "temperature=",
+                                        "temperature=9", "top_k=1.5",   "top_q=1",
+                                        "top_k=1,",      "top_k=nan",   "="};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(srv_sampling_make(wrong[i], &model, &s, &e), ERR_INVALID);
+        assert_non_null(strstr(e.msg, "sampling: "));
+    }
+    /* The request wins. */
+    const struct srv_request_env env = {N_VOCAB, s};
+    struct srv_request r;
+    struct srv_fail f = {0};
+    const char body[] = "{\"prompt\":\"x\",\"top_k\":3}";
+    assert_true(srv_request_parse(SRV_API_COMPLETION, body, strlen(body), &env, &r, &f));
+    assert_true(r.top_k == 3 && r.temperature == 0 && r.min_p == 0.05);
+    srv_request_finish(&r);
+}
+
 /* ---- messages */
 
 static bool context_of(const char *messages, struct tmpl_arena *a, struct tmpl_value **ret,
@@ -447,6 +485,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_params),      cmocka_unit_test(test_values),
         cmocka_unit_test(test_bodies),      cmocka_unit_test(test_prompts),
-        cmocka_unit_test(test_chat_values), cmocka_unit_test(test_bad_messages)};
+        cmocka_unit_test(test_sampling),    cmocka_unit_test(test_chat_values),
+        cmocka_unit_test(test_bad_messages)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

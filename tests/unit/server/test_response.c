@@ -29,7 +29,8 @@ static void begin(struct fixture *x, enum srv_api api, const char *body)
     *x = (struct fixture){0};
     assert_int_equal(fake_engine_create(&options, &x->eng, &e), ERR_OK);
     x->view = (struct srv_model_view){x->eng, "m\"1", "fp_0"};
-    if (!srv_request_parse(api, body, strlen(body), x->eng->info.n_vocab, &r, &f)) {
+    const struct srv_request_env env = {x->eng->info.n_vocab, srv_sampling_openai()};
+    if (!srv_request_parse(api, body, strlen(body), &env, &r, &f)) {
         fail_msg("%s", f.message);
     }
     struct srv_prompt_tokens *prompts = calloc(1, sizeof *prompts);

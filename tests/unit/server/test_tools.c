@@ -208,7 +208,8 @@ static void render_request(const struct template_eng *x, const struct srv_tools 
     struct tmpl_arena *a = NULL;
     struct tmpl_value *context = NULL;
     char *body = cJSON_PrintUnformatted(conversation);
-    if (!srv_request_parse(SRV_API_CHAT, body, strlen(body), 1000, &r, &f)) {
+    const struct srv_request_env env = {1000, srv_sampling_openai()};
+    if (!srv_request_parse(SRV_API_CHAT, body, strlen(body), &env, &r, &f)) {
         fail_msg("%s", f.message);
     }
     assert_int_equal(tmpl_arena_create(1 << 24, &a, &e), ERR_OK);
