@@ -23,7 +23,7 @@
 #define NAME_MAX_BYTES  128
 #define CHUNK_BYTES_MIN 4096
 /* Changes whenever a kernel or a block gives other bits than before. */
-#define ARITHMETIC_VERSION 1
+#define ARITHMETIC_VERSION 2
 
 struct engine {
     struct eng base;

@@ -75,22 +75,14 @@ void fwd_norm(const struct fwd *f, const struct model_norm *norm, float *dst, co
     fwd_rows(f, f->n_row, f->env.m->n_embd, norm_row, &a);
 }
 
-/* Activations are made for the weight that asks most of them; others read the f32 rows as they are.
- */
-static int act_rank(const struct fwd_product *p)
-{
-    enum gguf_type t = p->lin->w.type;
-    return t == GGUF_TYPE_F32 || t == GGUF_TYPE_F16 ? 0 : t == GGUF_TYPE_BF16 ? 1 : 2;
-}
-
 enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
                            const struct fwd_product *products, uint32_t n_product, struct err *e)
 {
-    const struct fwd_product *first = &products[0];
+    const struct gemm_weight *w = &products[0].lin->w;
     for (uint32_t i = 1; i < n_product; i++) {
-        first = act_rank(&products[i]) > act_rank(first) ? &products[i] : first;
+        const struct gemm_weight *other = &products[i].lin->w;
+        w = gemm_weight_act_rank(other) > gemm_weight_act_rank(w) ? other : w;
     }
-    const struct gemm_weight *w = &first->lin->w;
     enum err_code code = gemm_act_prepare(f->env.gemm, w, x, w->n_in, n_row, &f->act, e);
     if (code) {
         return code;

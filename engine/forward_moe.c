@@ -166,6 +166,10 @@ static enum err_code expert_products(struct fwd *f, const float *x,
             continue;
         }
         const struct gemm_weight *w = &lins[0][id].w;
+        for (uint32_t i = 1; i < n_lin; i++) {
+            const struct gemm_weight *other = &lins[i][id].w;
+            w = gemm_weight_act_rank(other) > gemm_weight_act_rank(w) ? other : w;
+        }
         enum err_code code = gemm_act_prepare(f->env.gemm, w, x + (size_t)o->first[id] * w->n_in,
                                               w->n_in, n_slot, &o->acts[id], e);
         if (code) {

@@ -162,9 +162,11 @@ static const struct gemm_kernel *kernel_for(enum kern_isa isa, enum gguf_type ty
         return k;
     }
     if (isa == KERN_AVX2) {
-        k = gemm_float_kernel_avx2(type);
+        k = gemm_int8_kernel_avx2(type);
+        k = k ? k : gemm_float_kernel_avx2(type);
     } else if (isa == KERN_AVX512 || isa == KERN_AMX) {
-        k = gemm_float_kernel_avx512(type);
+        k = gemm_int8_kernel_avx512(type);
+        k = k ? k : gemm_float_kernel_avx512(type);
     }
 #endif
     return k ? k : gemm_generic_kernel(isa, type);
@@ -273,6 +275,11 @@ static enum err_code act_grow(struct gemm_act *act, size_t n_byte, struct err *e
     return ERR_OK;
 }
 
+uint32_t gemm_weight_act_rank(const struct gemm_weight *w)
+{
+    return (uint32_t)((const struct gemm_kernel *)w->kernel)->act;
+}
+
 enum err_code gemm_act_prepare(struct gemm_ctx *c, const struct gemm_weight *w, const float *x,
                                size_t ldx, uint32_t n_tok, struct gemm_act *act, struct err *e)
 {
@@ -285,6 +292,7 @@ enum err_code gemm_act_prepare(struct gemm_ctx *c, const struct gemm_weight *w, 
     }
     act->n_tok = n_tok;
     act->n_in = w->n_in;
+    act->rank = gemm_weight_act_rank(w);
     act->x = x;
     act->ldx = ldx;
     if (kernel->act_make) {
@@ -371,6 +379,7 @@ static void run_phase(struct gemm_ctx *c, const struct gemm_job *jobs, uint32_t 
     uint32_t n_item = 0;
     for (uint32_t j = 0; j < n_job; j++) {
         assert(jobs[j].act->n_in == jobs[j].w->n_in);
+        assert(jobs[j].act->rank >= gemm_weight_act_rank(jobs[j].w));
         c->phase[j].first_item = n_item;
         n_item += jobs[j].act->n_tok ? cut_job(c, &jobs[j], &c->phase[j]) : 0;
     }

@@ -11,8 +11,11 @@
  * Others on AMX: weights as bf16 (gemm_amx_unpack.c says how each type rounds), activations rounded
  * to bf16, f32 sums in the order of the tile product.
  *
- * Others on AVX-512, AVX2 and scalar: f32 activations on dequantised weights, one fused
- * multiply-add per element in K order; scalar is the oracle.
+ * Quantised types of gemm_int8.h on AVX-512 and AVX2: activations rounded to int8 in steps of 32,
+ * exact integer dot products, f32 sums of the steps in K order: the same bits on both.
+ *
+ * BF16 and the rarer quantised types there, and all on scalar: f32 activations on dequantised
+ * weights, one fused multiply-add per element in K order. Scalar is the oracle of accuracy.
  *
  * Threads: packing and running use the pool; one call at a time. Weights are read-only after load.
  */
@@ -59,14 +62,18 @@ void gemm_weight_row(const struct gemm_ctx *c, const struct gemm_weight *w, uint
 struct gemm_act {
     uint32_t n_tok;
     uint32_t n_in;
+    uint32_t rank;
     void *data; /* grown as needed, kept between calls */
     size_t cap;
     const float *x; /* f32 rows, for weights that read them as they are; must outlive the run */
     size_t ldx;
 };
 
-/* x: [n_tok, n_in] f32, row stride ldx floats. Which forms are made follows from `w`, the first of
- * the weights that will read it; all of one act's weights share n_in and kind of arithmetic. */
+/* What a weight wants made of activations, in ascending order: one that wants less runs with what
+ * was made for one that wants more. */
+uint32_t gemm_weight_act_rank(const struct gemm_weight *w);
+/* x: [n_tok, n_in] f32, row stride ldx floats. `w`: one of the weights that will read it, of the
+ * highest rank; all share n_in. */
 enum err_code gemm_act_prepare(struct gemm_ctx *c, const struct gemm_weight *w, const float *x,
                                size_t ldx, uint32_t n_tok, struct gemm_act *act, struct err *e);
 void gemm_act_finish(struct gemm_act *act);

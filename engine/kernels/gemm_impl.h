@@ -7,10 +7,11 @@
 #include "engine/kernels/gemm.h"
 #include "engine/quant/formats.h"
 
-/* What a kernel reads as activations. */
+/* What a kernel reads as activations; no machine has kernels of both BF16 and INT8. */
 enum gemm_act_kind {
     GEMM_ACT_F32,  /* the caller's rows as they are */
-    GEMM_ACT_BF16, /* pairs of K for AMX: gemm_act_bf16.h */
+    GEMM_ACT_BF16, /* pairs of K for AMX: gemm_amx.h */
+    GEMM_ACT_INT8, /* steps of 32 in int8: gemm_int8.h */
 };
 
 /* Scratch of one worker while it computes one item, 64-byte aligned. */
@@ -54,6 +55,8 @@ const struct gemm_kernel *gemm_generic_kernel(enum kern_isa isa, enum gguf_type 
 #if defined(__x86_64__)
 const struct gemm_kernel *gemm_float_kernel_avx2(enum gguf_type type);
 const struct gemm_kernel *gemm_float_kernel_avx512(enum gguf_type type);
+const struct gemm_kernel *gemm_int8_kernel_avx2(enum gguf_type type);
+const struct gemm_kernel *gemm_int8_kernel_avx512(enum gguf_type type);
 const struct gemm_kernel *gemm_amx_kernel(enum gguf_type type);
 #endif
 
