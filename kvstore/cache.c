@@ -235,9 +235,7 @@ void kv_seq_commit(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok)
     /* One mapping more at most: the writable rest. Without room for it sharing goes on; only the
      * guard against writes is late. */
     if (s->n_vma < s->options.n_vma_max) {
-        uint64_t n_vma_before = kv_range_n_vma(&q->range);
-        (void)kv_range_protect(&q->range, q->n_tok / n_tok_chunk);
-        s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(&q->range);
+        (void)kv_seq_protect(q, q->n_tok / n_tok_chunk);
     }
     kv_publish(s);
 }
@@ -278,7 +276,7 @@ enum err_code kv_seq_own_tail(struct kv_seq *q, struct err *e)
     struct kv_store *s = q->store;
     struct kv_range *r = &q->range;
     uint32_t c = q->n_tok / s->options.chunk_tok;
-    if (q->root == KV_NODE_NONE || c >= r->n_ro) {
+    if (q->root == KV_NODE_NONE || c >= r->n_chunk || !is_shared(q, c)) {
         return ERR_OK;
     }
     uint32_t src = r->frames[c];
@@ -307,7 +305,7 @@ static void leave_tail(struct kv_seq *q)
     uint32_t c = q->n_tok / s->options.chunk_tok;
     uint32_t n_tok = q->n_tok % s->options.chunk_tok;
     if (n_tok == 0 || q->is_unlisted || q->retention.leaves_nothing || c != q->n_path ||
-        c >= q->range.n_chunk || c < q->range.n_ro) {
+        c >= q->range.n_chunk || is_shared(q, c)) {
         return;
     }
     uint32_t parent = parent_of(q, c);
@@ -384,7 +382,8 @@ enum err_code kv_seq_fork(struct kv_seq *q, uint32_t n_tok, struct kv_seq **ret_
     for (uint32_t i = 0; i < c && i < q->n_path; i++) {
         kv_path_push(f, q->nodes[i]);
     }
-    f->is_unlisted = f->n_path < c;
+    /* An unlisted sequence's tail tokens are not those of a chunk it was cut back to. */
+    f->is_unlisted = q->is_unlisted && c >= q->n_path;
     f->n_tok = c * n_tok_chunk;
     if (n_tok > f->n_tok) {
         uint32_t n_path = f->n_path;

@@ -29,6 +29,13 @@ void kv_visit_nearest(void *arg, uint32_t node, uint32_t n_common);
 void kv_path_push(struct kv_seq *q, uint32_t node);
 /* Takes back q's plans from chunk_idx on. */
 void kv_plans_drop(struct kv_seq *q, uint32_t chunk_idx);
+/* Whether somebody else has the frame behind chunk c of q, or a write still reads it. */
+static inline bool is_shared(const struct kv_seq *q, uint32_t chunk_idx)
+{
+    const struct kv_frame *f = &q->store->arena.frames[q->range.frames[chunk_idx]];
+    return chunk_idx < q->range.n_ro || f->held || f->n_map > 1 || f->n_write > 0;
+}
+
 /* Copies a chunk into the one behind q's path, which gets a frame where it has none. */
 bool kv_copy_into_tail(struct kv_seq *q, uint32_t src_frame);
 

@@ -248,6 +248,7 @@ void kv_node_set_frame(struct kv_store *s, uint32_t node, uint32_t frame)
     n->frame = frame;
     t->n_frame = t->n_frame + (frame != KV_FRAME_NONE) - (old != KV_FRAME_NONE);
     if (frame != KV_FRAME_NONE) {
+        assert(!s->arena.frames[frame].held);
         kv_arena_hold(&s->arena, frame, true);
     }
     kv_node_update(s, node); /* before the frame can be handed on */

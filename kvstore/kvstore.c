@@ -268,6 +268,15 @@ enum err_code kv_seq_append(struct kv_seq *q, const uint32_t *frames, uint32_t n
     return code;
 }
 
+bool kv_seq_protect(struct kv_seq *q, uint32_t n_ro)
+{
+    struct kv_store *s = q->store;
+    uint64_t n_vma_before = kv_range_n_vma(&q->range);
+    bool done = kv_range_protect(&q->range, n_ro);
+    s->n_vma = s->n_vma - n_vma_before + kv_range_n_vma(&q->range);
+    return done;
+}
+
 bool kv_seq_cut(struct kv_seq *q, uint32_t n_chunk)
 {
     struct kv_store *s = q->store;

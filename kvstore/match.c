@@ -63,7 +63,7 @@ static void share_full(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_m
         }
         s->frame_buf[n++] = node_at(s, node)->frame;
     }
-    if (n == 0 || !kv_seq_cut(q, from) || !kv_range_protect(&q->range, from)) {
+    if (n == 0 || !kv_seq_cut(q, from) || !kv_seq_protect(q, from)) {
         return;
     }
     q->n_tok = from * n_tok_chunk; /* what was copied or computed of the next chunk is in it */
@@ -181,14 +181,17 @@ bool kv_copy_into_tail(struct kv_seq *q, uint32_t src_frame)
     struct kv_range *r = &q->range;
     uint32_t c = q->n_path;
     kv_arena_map(&s->arena, src_frame); /* so that making room cannot take it */
-    if (r->n_chunk == c) {
+    if (r->n_chunk == c || is_shared(q, c)) {
         uint32_t prev = c > 0 ? r->frames[c - 1] : KV_FRAME_NONE;
         uint32_t frame = kv_frame_take(s, prev, c);
-        if (frame != KV_FRAME_NONE) {
+        if (frame != KV_FRAME_NONE && kv_seq_cut(q, c)) {
+            q->n_tok = q->n_tok < c * s->options.chunk_tok ? q->n_tok : c * s->options.chunk_tok;
             (void)kv_seq_append(q, &frame, 1, false, NULL);
+        } else if (frame != KV_FRAME_NONE) {
+            kv_arena_unmap(&s->arena, frame);
         }
     }
-    bool has_room = r->n_chunk > c;
+    bool has_room = r->n_chunk > c && !is_shared(q, c);
     if (has_room) {
         memcpy(kv_arena_frame(&s->arena, r->frames[c]), kv_arena_frame(&s->arena, src_frame),
                s->options.chunk_bytes);

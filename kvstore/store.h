@@ -92,6 +92,8 @@ uint32_t kv_frame_take(struct kv_store *s, uint32_t prev_frame, uint32_t chunk_i
  * uncounted again. */
 enum err_code kv_seq_append(struct kv_seq *q, const uint32_t *frames, uint32_t n, bool read_only,
                             struct err *e);
+/* Makes chunks [0, n_ro) read-only; false when the kernel refused. */
+bool kv_seq_protect(struct kv_seq *q, uint32_t n_ro);
 /* Cuts the range to n_chunk and lets the frames go; false when the kernel refused. */
 bool kv_seq_cut(struct kv_seq *q, uint32_t n_chunk);
 
