@@ -239,7 +239,7 @@ struct tmpl_value *interp_slice(struct interp *in, struct tmpl_value *v,
         return interp_fail(in, "'%.80s' is undefined", v->u.undef.hint ? v->u.undef.hint : "value");
     }
     if (!is_list && v->kind != TMPL_STRING) {
-        return undefined(in, "slice");
+        return interp_fail(in, "a value of type %s has no slices", interp_type_name(v));
     }
     int64_t n = is_list ? (int64_t)v->u.list.n : (int64_t)interp_str_len(v);
     int64_t step = 1;

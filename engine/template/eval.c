@@ -82,9 +82,8 @@ static struct tmpl_value *eval_dict(struct interp *in, const struct node *node)
         if (!v) {
             return NULL;
         }
-        if (key->kind == TMPL_MAP ||
-            (key->kind == TMPL_LIST && key->u.list.type != TMPL_SEQ_TUPLE)) {
-            return interp_fail(in, "unhashable type: '%s'", interp_type_name(key));
+        if (!interp_can_hash(in, key)) {
+            return NULL;
         }
         if (!tmpl_map_put(in->a, map, key, v)) {
             return interp_spent(in);

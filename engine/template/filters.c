@@ -136,6 +136,9 @@ static struct tmpl_value *f_int(struct interp *in, struct tmpl_value *v,
     int64_t base = 10;
     int64_t i = 0;
     struct tmpl_value *fallback = interp_arg(args, 0, "default");
+    if (v->kind == TMPL_UNDEFINED) {
+        return interp_fail(in, "'%.80s' is undefined", v->u.undef.hint ? v->u.undef.hint : "value");
+    }
     if (!interp_arg_int(in, args, 1, "base", 10, &base) || base < 2 || base > 36) {
         return base < 2 || base > 36 ? interp_fail(in, "int() base must be >= 2 and <= 36") : NULL;
     }
@@ -164,6 +167,9 @@ static struct tmpl_value *f_float(struct interp *in, struct tmpl_value *v,
                                   const struct call_args *args)
 {
     struct tmpl_value *fallback = interp_arg(args, 0, "default");
+    if (v->kind == TMPL_UNDEFINED) {
+        return interp_fail(in, "'%.80s' is undefined", v->u.undef.hint ? v->u.undef.hint : "value");
+    }
     double d = tmpl_is_number(v) ? tmpl_as_double(v) : 0;
     bool ok = tmpl_is_number(v);
     if (v->kind == TMPL_STRING && v->u.str.n) {
@@ -208,10 +214,12 @@ static struct tmpl_value *f_round(struct interp *in, struct tmpl_value *v,
     bool ceils = method && method->kind == TMPL_STRING && strcmp(method->u.str.s, "ceil") == 0;
     bool floors = method && method->kind == TMPL_STRING && strcmp(method->u.str.s, "floor") == 0;
     if (!ceils && !floors && v->kind != TMPL_FLOAT && precision >= 0) {
-        return v;
+        struct tmpl_value *i = v->kind == TMPL_BOOL ? tmpl_int(in->a, v->u.b) : v;
+        return i ? i : interp_spent(in);
     }
     if (ceils || floors) {
-        x = (ceils ? ceil(x * scale) : floor(x * scale)) / scale;
+        /* Python goes through an integer here, which has no minus zero. */
+        x = ((ceils ? ceil(x * scale) : floor(x * scale)) + 0.0) / scale;
     } else if (precision >= 0) {
         char text[400];
         (void)snprintf(text, sizeof text, "%.*f", (int)precision, x);
@@ -268,9 +276,12 @@ static struct tmpl_value *f_indent(struct interp *in, struct tmpl_value *v,
     struct tmpl_value *width = interp_arg(args, 0, "width");
     const struct tmpl_value *first = interp_arg(args, 1, "first");
     const struct tmpl_value *blank = interp_arg(args, 2, "blank");
-    struct tmpl_value *s = interp_str(in, v);
     struct buf pad = {0};
     struct buf out = {0};
+    if (v->kind != TMPL_STRING) {
+        return interp_fail(in, "indent needs a string, not %s", interp_type_name(v));
+    }
+    struct tmpl_value *s = v;
     if (width && width->kind == TMPL_STRING) {
         buf_append(&pad, width->u.str.s, width->u.str.n);
     } else {
@@ -317,10 +328,19 @@ static struct tmpl_value *f_wordcount(struct interp *in, struct tmpl_value *v,
                                       const struct call_args *args)
 {
     (void)args;
-    static const struct call_args none;
-    struct tmpl_value *words = string_method(in, v, "split", &none);
-    struct tmpl_value *r = words ? tmpl_int(in->a, (int64_t)words->u.list.n) : NULL;
-    return words && !r ? interp_spent(in) : r;
+    struct tmpl_value *s = interp_str(in, v);
+    int64_t n = 0;
+    bool inside = false;
+    for (size_t i = 0; s && i < s->u.str.n;) {
+        uint32_t cp = 0xfffd;
+        size_t len = utf8_decode(s->u.str.s + i, s->u.str.n - i, &cp);
+        bool word = interp_is_word(in, cp);
+        n += word && !inside;
+        inside = word;
+        i += len ? len : 1;
+    }
+    struct tmpl_value *r = s ? tmpl_int(in->a, n) : NULL;
+    return s && !r ? interp_spent(in) : r;
 }
 
 static struct tmpl_value *f_truncate(struct interp *in, struct tmpl_value *v,
@@ -330,8 +350,12 @@ static struct tmpl_value *f_truncate(struct interp *in, struct tmpl_value *v,
     int64_t leeway = 5;
     const struct tmpl_value *kill = interp_arg(args, 1, "killwords");
     const struct tmpl_value *end = interp_arg(args, 2, "end");
-    struct tmpl_value *s = interp_str(in, v);
-    if (!s || !interp_arg_int(in, args, 0, "length", 255, &length) ||
+    struct tmpl_value *s = v;
+    if (v->kind != TMPL_STRING && v->kind != TMPL_LIST && v->kind != TMPL_MAP &&
+        v->kind != TMPL_UNDEFINED) {
+        return interp_fail(in, "object of type '%s' has no len()", interp_type_name(v));
+    }
+    if (!interp_arg_int(in, args, 0, "length", 255, &length) ||
         !interp_arg_int(in, args, 3, "leeway", 5, &leeway)) {
         return NULL;
     }
@@ -340,8 +364,14 @@ static struct tmpl_value *f_truncate(struct interp *in, struct tmpl_value *v,
     if (length < n_tail || leeway < 0) {
         return interp_fail(in, "truncate needs a length of at least its end's");
     }
-    if ((int64_t)interp_str_len(s) <= length + leeway) {
+    int64_t n_item = v->kind == TMPL_STRING      ? (int64_t)interp_str_len(s)
+                     : v->kind == TMPL_UNDEFINED ? 0
+                                                 : (int64_t)tmpl_len(v);
+    if (n_item <= length + leeway) {
         return s;
+    }
+    if (v->kind != TMPL_STRING) {
+        return interp_fail(in, "truncate cuts strings, not %s", interp_type_name(v));
     }
     struct tmpl_value *part[3] = {NULL, tmpl_int(in->a, length - n_tail), NULL};
     struct tmpl_value *head = part[1] ? interp_slice(in, s, part) : NULL;
@@ -362,23 +392,59 @@ static struct tmpl_value *f_truncate(struct interp *in, struct tmpl_value *v,
     return interp_buf_value(in, &out);
 }
 
-static struct tmpl_value *f_urlencode(struct interp *in, struct tmpl_value *v,
-                                      const struct call_args *args)
+/* In a query a space is a plus and a slash is quoted. */
+static bool url_quote(struct interp *in, struct buf *out, struct tmpl_value *v, bool query)
 {
-    (void)args;
-    struct tmpl_value *s = interp_str(in, v);
-    struct buf out = {0};
+    const struct tmpl_value *s = v ? interp_str(in, v) : NULL;
     for (size_t i = 0; s && i < s->u.str.n; i++) {
         unsigned char c = (unsigned char)s->u.str.s[i];
         bool plain = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') ||
                      (c && c < 0x80 && strchr("_.-~/", c));
-        if (plain) {
-            buf_putc(&out, (char)c);
+        if (query && c == ' ') {
+            buf_putc(out, '+');
+        } else if (plain && !(query && c == '/')) {
+            buf_putc(out, (char)c);
         } else {
-            buf_printf(&out, "%%%02X", c);
+            buf_printf(out, "%%%02X", c);
         }
     }
-    return s ? interp_buf_value(in, &out) : NULL;
+    return s != NULL;
+}
+
+static struct tmpl_value *f_urlencode(struct interp *in, struct tmpl_value *v,
+                                      const struct call_args *args)
+{
+    static const struct call_args none;
+    (void)args;
+    struct buf out = {0};
+    struct method m = {.self = v, .name = "items"};
+    struct tmpl_value *pairs = v->kind == TMPL_MAP ? interp_call_method(in, &m, &none) : v;
+    size_t n = 0;
+    if (pairs && pairs->kind != TMPL_LIST) {
+        return url_quote(in, &out, v, false) ? interp_buf_value(in, &out) : NULL;
+    }
+    struct tmpl_value **items = pairs ? interp_items(in, pairs, &n) : NULL;
+    bool ok = items != NULL;
+    for (size_t i = 0; ok && i < n; i++) {
+        size_t n_part = 0;
+        struct tmpl_value **part = interp_items(in, items[i], &n_part);
+        if (part && n_part != 2) {
+            (void)interp_fail(in, "urlencode needs pairs, not %zu values", n_part);
+        }
+        buf_puts(&out, i ? "&" : "");
+        ok = part && n_part == 2 && url_quote(in, &out, part[0], true);
+        buf_putc(&out, '=');
+        ok = ok && url_quote(in, &out, part[1], true);
+        if (ok && out.len > INTERP_OUT_MAX) {
+            (void)interp_fail(in, "a text grew beyond %u bytes", INTERP_OUT_MAX);
+            ok = false;
+        }
+    }
+    if (!ok) {
+        buf_free(&out);
+        return NULL;
+    }
+    return interp_buf_value(in, &out);
 }
 
 static const struct filter filters[] = {
@@ -406,6 +472,16 @@ static const struct filter filters[] = {
     {"urlencode", f_urlencode},
     {"wordcount", f_wordcount},
 };
+
+bool interp_has_filter(const char *name)
+{
+    for (size_t i = 0; i < sizeof filters / sizeof *filters; i++) {
+        if (strcmp(filters[i].name, name) == 0) {
+            return true;
+        }
+    }
+    return interp_sequence_filter(name) != NULL;
+}
 
 struct tmpl_value *interp_filter(struct interp *in, const char *name, struct tmpl_value *v,
                                  const struct call_args *args)

@@ -240,10 +240,29 @@ static struct tmpl_value *f_sort(struct interp *in, struct tmpl_value *v,
     size_t n = 0;
     const struct tmpl_value *reverse = interp_arg(args, 0, "reverse");
     const struct tmpl_value *sensitive = interp_arg(args, 1, "case_sensitive");
+    const struct tmpl_value *attribute = interp_arg(args, 2, "attribute");
     struct tmpl_value **items = interp_items(in, v, &n);
-    return items ? sorted(in, items, n, interp_arg(args, 2, "attribute"),
-                          sensitive && interp_truth(sensitive), reverse && interp_truth(reverse))
-                 : NULL;
+    bool down = reverse && interp_truth(reverse);
+    bool exact = sensitive && interp_truth(sensitive);
+    struct tmpl_value *r = NULL;
+    /* By "a,b": by b, then by a, which keeps b's order among equals. */
+    while (items && attribute && attribute->kind == TMPL_STRING) {
+        const char *comma = memrchr(attribute->u.str.s, ',', attribute->u.str.n);
+        const char *last = comma ? comma + 1 : attribute->u.str.s;
+        size_t n_before = comma ? (size_t)(comma - attribute->u.str.s) : 0;
+        struct tmpl_value *by =
+            interp_string(in, last, attribute->u.str.n - (size_t)(last - attribute->u.str.s));
+        r = by ? sorted(in, items, n, by, exact, down) : NULL;
+        if (!r || !comma) {
+            return r;
+        }
+        items = r->u.list.items;
+        attribute = interp_string(in, attribute->u.str.s, n_before);
+        if (!attribute) {
+            return NULL;
+        }
+    }
+    return items ? sorted(in, items, n, attribute, exact, down) : NULL;
 }
 
 static struct tmpl_value *f_dictsort(struct interp *in, struct tmpl_value *v,
@@ -274,7 +293,7 @@ static struct tmpl_value *f_unique(struct interp *in, struct tmpl_value *v,
     for (size_t i = 0; items && r && seen && i < n; i++) {
         struct tmpl_value *key =
             sort_key(in, items[i], attribute, sensitive && interp_truth(sensitive));
-        if (!key) {
+        if (!key || !interp_can_hash(in, key)) {
             return NULL;
         }
         if (!tmpl_map_find(seen, key) &&
@@ -488,7 +507,8 @@ static struct tmpl_value *f_slice(struct interp *in, struct tmpl_value *v,
                 return NULL;
             }
         }
-        bool pads = fill && n % (size_t)slices && (size_t)s >= n % (size_t)slices;
+        /* Also where all are full: as Jinja2 has it. */
+        bool pads = fill && fill->kind != TMPL_NONE && (size_t)s >= n % (size_t)slices;
         if ((pads && !add(in, column, fill)) || !add(in, r, column)) {
             return NULL;
         }

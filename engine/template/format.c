@@ -293,6 +293,11 @@ static bool put_field(struct interp *in, struct buf *out, const char *from, cons
     } else if (bang) {
         v = interp_str(in, v);
     }
+    if (v && colon && colon + 1 < to &&
+        (v->kind == TMPL_NONE || v->kind == TMPL_LIST || v->kind == TMPL_MAP)) {
+        (void)interp_fail(in, "a value of type %s takes no format", interp_type_name(v));
+        return false;
+    }
     return v && put_value(in, out, &s, v);
 }
 

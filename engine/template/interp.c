@@ -233,6 +233,7 @@ static enum flow run_for(struct interp *in, const struct node *node, struct tmpl
     loop->recursive = node->recursive ? node : NULL;
     loop->scope = outer;
     enum flow flow = FLOW_NEXT;
+    bool ended = false; /* some item's body ran to its end; else `else` runs, as Jinja2 has it */
     for (loop->idx = 0; loop->idx < loop->n && flow != FLOW_BREAK; loop->idx++) {
         struct scope *own = interp_push_scope(in, outer);
         if (!own) {
@@ -246,8 +247,9 @@ static enum flow run_for(struct interp *in, const struct node *node, struct tmpl
         if (flow == FLOW_FAIL) {
             return FLOW_FAIL;
         }
+        ended |= flow == FLOW_NEXT;
     }
-    return loop->n ? FLOW_NEXT : run_scoped(in, &node->else_body);
+    return ended ? FLOW_NEXT : run_scoped(in, &node->else_body);
 }
 
 struct tmpl_value *interp_run_loop(struct interp *in, const struct node *node,
@@ -344,7 +346,10 @@ static enum flow run_node(struct interp *in, const struct node *node)
         return check(v && assign(in, node->a, v));
     case NODE_FILTERBLOCK:
         v = captured_and_filtered(in, node, node->a);
-        v = v ? interp_str(in, v) : NULL;
+        if (v && v->kind != TMPL_STRING) {
+            return check(
+                interp_fail(in, "a filter block gives text, not %s", interp_type_name(v)) != NULL);
+        }
         return check(v && print(in, v->u.str.s, v->u.str.n));
     case NODE_IF:
         v = interp_eval(in, node->a);

@@ -100,6 +100,8 @@ struct tmpl_value *interp_apply_filter(struct interp *in, const struct node *nod
                                        struct tmpl_value *v);
 struct tmpl_value *interp_filter(struct interp *in, const char *name, struct tmpl_value *v,
                                  const struct call_args *args);
+bool interp_has_filter(const char *name);
+bool interp_has_test(const char *name);
 /* 1, 0, or -1 on failure. */
 int interp_test(struct interp *in, const char *name, struct tmpl_value *v,
                 const struct call_args *args);
@@ -134,6 +136,9 @@ size_t interp_str_len(const struct tmpl_value *s);        /* in characters */
 struct tmpl_value *interp_buf_value(struct interp *in, struct buf *b); /* frees b */
 struct tmpl_value *interp_string(struct interp *in, const char *s, size_t n);
 bool interp_is_text_space(uint32_t cp);
+bool interp_is_word(const struct interp *in, uint32_t cp); /* letters, digits, underscore */
+/* Whether a dict may have it as a key; fails in when not. */
+bool interp_can_hash(struct interp *in, const struct tmpl_value *v);
 
 /* Argument access: by position or by name; NULL when not given. */
 struct tmpl_value *interp_arg(const struct call_args *args, size_t pos, const char *name);

@@ -110,7 +110,8 @@ static struct tmpl_value *float_arithmetic(struct interp *in, const char *op, do
     if (op[0] == '%') {
         return float_value(in, rest == 0 ? copysign(0, b) : rest);
     }
-    return float_value(in, floor((a - rest) / b + 0.5));
+    double whole = floor((a - rest) / b + 0.5);
+    return float_value(in, whole == 0 ? copysign(0, a / b) : whole);
 }
 
 /* a + b of strings; where one is markup the other is escaped. */
@@ -271,6 +272,21 @@ bool interp_order(struct interp *in, const struct tmpl_value *a, const struct tm
     return bad_operands(in, "comparison", a, b) != NULL;
 }
 
+bool interp_can_hash(struct interp *in, const struct tmpl_value *v)
+{
+    bool tuple = v->kind == TMPL_LIST && v->u.list.type == TMPL_SEQ_TUPLE;
+    if (v->kind == TMPL_MAP || (v->kind == TMPL_LIST && !tuple)) {
+        (void)interp_fail(in, "unhashable type: '%s'", interp_type_name(v));
+        return false;
+    }
+    for (size_t i = 0; tuple && i < v->u.list.n; i++) {
+        if (!interp_burn(in, 1) || !interp_can_hash(in, v->u.list.items[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* 1 or 0, -1 on failure: whether `what` is in `where`. */
 static int contains(struct interp *in, struct tmpl_value *what, struct tmpl_value *where)
 {
@@ -285,9 +301,7 @@ static int contains(struct interp *in, struct tmpl_value *what, struct tmpl_valu
         return !what->u.str.n ||
                memmem(where->u.str.s, where->u.str.n, what->u.str.s, what->u.str.n);
     case TMPL_MAP:
-        if (what->kind == TMPL_MAP ||
-            (what->kind == TMPL_LIST && what->u.list.type != TMPL_SEQ_TUPLE)) {
-            (void)interp_fail(in, "unhashable type: '%s'", interp_type_name(what));
+        if (!interp_can_hash(in, what)) {
             return -1;
         }
         return tmpl_map_find(where, what) != NULL;

@@ -273,6 +273,12 @@ static bool json_map(struct interp *in, struct buf *out, const struct tmpl_value
         }
     }
     if (s->sort_keys) {
+        for (size_t i = 1; i < n; i++) {
+            if ((order[i]->key->kind == TMPL_STRING) != (order[0]->key->kind == TMPL_STRING) ||
+                order[i]->key->kind == TMPL_NONE || order[0]->key->kind == TMPL_NONE) {
+                return interp_fail(in, "keys of different types cannot be sorted") != NULL;
+            }
+        }
         qsort(order, n, sizeof *order, by_key);
     }
     buf_putc(out, '{');

@@ -53,13 +53,18 @@ static bool is_alpha(const struct interp *in, uint32_t cp)
     return iswalpha_l((wint_t)cp, in->locale);
 }
 
+bool interp_is_word(const struct interp *in, uint32_t cp)
+{
+    return cp == '_' || is_alpha(in, cp) || is_digit(cp);
+}
+
 enum casing { CASE_UPPER, CASE_LOWER, CASE_CAPITALIZE, CASE_TITLE, CASE_SWAP };
 
-static void put_cased(const struct interp *in, struct buf *out, uint32_t cp, bool upper)
+static void put_cased(const struct interp *in, struct buf *out, uint32_t cp, bool upper, bool first)
 {
     char c[4];
     if (upper && cp == 0xdf) { /* the one common letter whose capital is two */
-        buf_puts(out, "SS");
+        buf_puts(out, first ? "Ss" : "SS");
         return;
     }
     buf_append(out, c, utf8_encode(to_case(in, cp, upper), c));
@@ -75,7 +80,7 @@ static struct tmpl_value *change_case(struct interp *in, const struct tmpl_value
         size_t len = utf8_decode(s->u.str.s + i, s->u.str.n - i, &cp);
         bool upper = how == CASE_UPPER || (how == CASE_CAPITALIZE && i == 0) ||
                      (how == CASE_TITLE && !after_letter) || (how == CASE_SWAP && is_lower(in, cp));
-        put_cased(in, &out, cp, upper);
+        put_cased(in, &out, cp, upper, how == CASE_CAPITALIZE || how == CASE_TITLE);
         after_letter = is_cased(in, cp);
         i += len ? len : 1;
     }

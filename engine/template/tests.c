@@ -1,6 +1,7 @@
 /* Tests: `x is name(args)`. */
 #include "engine/template/interp.h"
 
+#include <math.h>
 #include <string.h>
 
 static bool is_name(const char *name, const char *a)
@@ -30,6 +31,16 @@ static int arithmetic_test(struct interp *in, const char *name, const struct tmp
                            const struct tmpl_value *arg)
 {
     bool is_int = v->kind == TMPL_INT || v->kind == TMPL_BOOL;
+    if (tmpl_is_number(v) && (!arg || tmpl_is_number(arg)) &&
+        (!is_int || (arg && arg->kind == TMPL_FLOAT))) {
+        double divisor = is_name(name, "divisibleby") ? (arg ? tmpl_as_double(arg) : 0) : 2;
+        if (divisor == 0) {
+            (void)interp_fail(in, "float modulo");
+            return -1;
+        }
+        double rest = fmod(tmpl_as_double(v), divisor);
+        return is_name(name, "odd") ? fabs(rest) == 1 : rest == 0;
+    }
     int64_t by = arg && (arg->kind == TMPL_INT || arg->kind == TMPL_BOOL) ? int_of(arg) : 0;
     if (!is_int || (is_name(name, "divisibleby") && !by)) {
         (void)interp_fail(in, "the test '%s' needs integers", name);
@@ -70,7 +81,8 @@ static int kind_test(const char *name, const struct tmpl_value *v)
         {"mapping", v->kind == TMPL_MAP},
         {"iterable", can_iterate(v)},
         {"sequence", is_sequence(v)},
-        {"callable", v->kind == TMPL_OBJECT && v->u.obj.type != TMPL_OBJ_NAMESPACE},
+        {"callable", v->kind == TMPL_UNDEFINED ||
+                         (v->kind == TMPL_OBJECT && v->u.obj.type != TMPL_OBJ_NAMESPACE)},
         {"escaped", v->kind == TMPL_STRING && v->u.str.markup},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -97,6 +109,18 @@ static const char *operator_of(const char *name)
     return NULL;
 }
 
+bool interp_has_test(const char *name)
+{
+    static const char *const others[] = {"odd",   "even",   "divisibleby", "upper",
+                                         "lower", "sameas", "filter",      "test"};
+    const struct tmpl_value none = {.kind = TMPL_NONE};
+    bool found = kind_test(name, &none) >= 0 || operator_of(name);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        found |= is_name(name, others[i]);
+    }
+    return found;
+}
+
 int interp_test(struct interp *in, const char *name, struct tmpl_value *v,
                 const struct call_args *args)
 {
@@ -118,6 +142,12 @@ int interp_test(struct interp *in, const char *name, struct tmpl_value *v,
     }
     if (is_name(name, "upper") || is_name(name, "lower")) {
         return case_test(in, name, v);
+    }
+    if (is_name(name, "filter") || is_name(name, "test")) {
+        if (v->kind != TMPL_STRING) {
+            return interp_can_hash(in, v) ? 0 : -1;
+        }
+        return name[0] == 'f' ? interp_has_filter(v->u.str.s) : interp_has_test(v->u.str.s);
     }
     if (is_name(name, "sameas")) {
         return arg && (arg == v || (arg->kind == v->kind &&

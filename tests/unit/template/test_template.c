@@ -172,6 +172,16 @@ static void test_goldens(void **state)
 /* Pairs of template and rendering over {"a":[3,1,2],"s":"Héllo
  * wörld","m":{"x":1,"items":2},"n":null}. */
 static const char *const small[][2] = {
+    {"{{ 'a-b_c d' | wordcount }}{{ 2.5 is odd }}{{ 3.0 is divisibleby 1.5 }}", "3FalseTrue"},
+    {"{{ 'upper' is filter }}{{ 'odd' is test }}{{ 1 is filter }}{{ x is callable }}",
+     "TrueTrueFalseTrue"},
+    {"{% for i in a %}{% break %}{% else %}none ended{% endfor %}", "none ended"},
+    {"{{ [{'k':2,'j':1},{'k':1,'j':2},{'k':1,'j':1}] | sort(attribute='k,j') | map('tojson') | "
+     "join }}",
+     "{\"k\": 1, \"j\": 1}{\"k\": 1, \"j\": 2}{\"k\": 2, \"j\": 1}"},
+    {"{{ {'a b': '/', 'c': 1} | urlencode }} {{ 'a b/' | urlencode }}", "a+b=%2F&c=1 a%20b/"},
+    {"{{ [1, 2, 3] | slice(3, 0) | list }}{{ -0.25 // 1e9 }}{{ 0.25 // 1e9 }}",
+     "[[1, 0], [2, 0], [3, 0]]-1.00.0"},
     {"{% for i in a %}{{ loop.index }}{{ i }}{% if not loop.last %},{% endif %}{% endfor %}",
      "13,21,32"},
     {"{% set x = 0 %}{% for i in a %}{% set x = x + i %}{{ x }} {% endfor %}{{ x }}", "3 1 2 0"},
@@ -232,6 +242,16 @@ static void test_small(void **state)
 
 /* Templates that must fail, and a word of the message. */
 static const char *const bad[][2] = {
+    {"{{ 5 | indent }}", "indent needs a string"},
+    {"{{ 5 | truncate }}", "no len()"},
+    {"{{ {}[:2] }}", "no slices"},
+    {"{{ nope | int }}", "undefined"},
+    {"{{ [[1]] | unique | list }}", "unhashable"},
+    {"{{ {(1, [2]): 1} }}", "unhashable"},
+    {"{{ {1: 1, 'a': 1} | tojson(sort_keys=true) }}", "cannot be sorted"},
+    {"{% filter length %}x{% endfilter %}", "gives text"},
+    {"{{ '{:>4}'.format(none) }}", "takes no format"},
+    {"{{ ['ab', 'abc'] | urlencode }}", "pairs"},
     {"{{ 1", "line 1, column 1:"},
     {"a\nb{% if x %}", "endif"},
     {"{% endfor %}", "unknown tag"},
