@@ -10,11 +10,12 @@
 #include <unistd.h>
 
 const enum gguf_type fix_types[] = {
-    GGUF_TYPE_F32,   GGUF_TYPE_F16,   GGUF_TYPE_BF16, GGUF_TYPE_Q4_0,   GGUF_TYPE_Q4_1,
-    GGUF_TYPE_Q5_0,  GGUF_TYPE_Q5_1,  GGUF_TYPE_Q8_0, GGUF_TYPE_Q2_K,   GGUF_TYPE_Q3_K,
-    GGUF_TYPE_Q4_K,  GGUF_TYPE_Q5_K,  GGUF_TYPE_Q6_K, GGUF_TYPE_IQ4_NL, GGUF_TYPE_IQ4_XS,
-    GGUF_TYPE_MXFP4, GGUF_TYPE_NVFP4, GGUF_TYPE_Q1_0, GGUF_TYPE_Q2_0,   GGUF_TYPE_TQ1_0,
-    GGUF_TYPE_TQ2_0, GGUF_TYPE_END,
+    GGUF_TYPE_F32,   GGUF_TYPE_F16,     GGUF_TYPE_BF16,  GGUF_TYPE_Q4_0,    GGUF_TYPE_Q4_1,
+    GGUF_TYPE_Q5_0,  GGUF_TYPE_Q5_1,    GGUF_TYPE_Q8_0,  GGUF_TYPE_Q2_K,    GGUF_TYPE_Q3_K,
+    GGUF_TYPE_Q4_K,  GGUF_TYPE_Q5_K,    GGUF_TYPE_Q6_K,  GGUF_TYPE_IQ4_NL,  GGUF_TYPE_IQ4_XS,
+    GGUF_TYPE_MXFP4, GGUF_TYPE_NVFP4,   GGUF_TYPE_Q1_0,  GGUF_TYPE_Q2_0,    GGUF_TYPE_TQ1_0,
+    GGUF_TYPE_TQ2_0, GGUF_TYPE_IQ1_S,   GGUF_TYPE_IQ1_M, GGUF_TYPE_IQ2_XXS, GGUF_TYPE_IQ2_XS,
+    GGUF_TYPE_IQ2_S, GGUF_TYPE_IQ3_XXS, GGUF_TYPE_IQ3_S, GGUF_TYPE_END,
 };
 
 /* Where the f16 scales of a block are, and what size they have in a usual model: 2^-exp. */
@@ -45,6 +46,12 @@ static const struct scale_field {
     {GGUF_TYPE_Q6_K, {offsetof(struct quant_q6_k, d)}, 1, {11}},
     {GGUF_TYPE_IQ4_NL, {offsetof(struct quant_iq4_nl, d)}, 1, {7}},
     {GGUF_TYPE_IQ4_XS, {offsetof(struct quant_iq4_xs, d)}, 1, {11}},
+    {GGUF_TYPE_IQ1_S, {offsetof(struct quant_iq1_s, d)}, 1, {3}},
+    {GGUF_TYPE_IQ2_XXS, {offsetof(struct quant_iq2_xxs, d)}, 1, {5}},
+    {GGUF_TYPE_IQ2_XS, {offsetof(struct quant_iq2_xs, d)}, 1, {5}},
+    {GGUF_TYPE_IQ2_S, {offsetof(struct quant_iq2_s, d)}, 1, {5}},
+    {GGUF_TYPE_IQ3_XXS, {offsetof(struct quant_iq3_xxs, d)}, 1, {7}},
+    {GGUF_TYPE_IQ3_S, {offsetof(struct quant_iq3_s, d)}, 1, {7}},
     {GGUF_TYPE_Q1_0, {offsetof(struct quant_q1_0, d)}, 1, {0}},
     {GGUF_TYPE_Q2_0, {offsetof(struct quant_q2_0, d)}, 1, {0}},
     {GGUF_TYPE_TQ1_0, {offsetof(struct quant_tq1_0, d)}, 1, {0}},
@@ -98,6 +105,12 @@ static void set_odd_scales(enum gguf_type type, uint8_t *block, uint64_t *rng,
                                        [FIX_ZERO] = 0,
                                        [FIX_SPECIAL] = 120};
         block[0] = (uint8_t)(base[flavour] + rng_next(rng) % 3);
+    } else if (type == GGUF_TYPE_IQ1_M) { /* an f16 in the top nibbles of four words */
+        const uint16_t h = quant_f32_to_f16(scale_value(rng, 3, flavour, i));
+        for (int w = 0; w < 4; w++) {
+            uint8_t *top = block + offsetof(struct quant_iq1_m, scales) + 2 * w + 1;
+            *top = (uint8_t)((*top & 15) | (h >> (4 * w) & 15) << 4);
+        }
     } else if (type == GGUF_TYPE_NVFP4) {
         for (int g = 0; g < 4; g++) {
             block[g] = flavour == FIX_ZERO ? 0 : block[g] & 0x3f;
