@@ -341,11 +341,12 @@ struct run_work {
     struct gemm_ctx *c;
     const struct gemm_job *jobs;
     uint32_t n_job;
+    uint32_t n_item;
 };
 
-static void run_item(void *arg, uint32_t item, uint32_t worker)
+/* What one item computes, without scratch. */
+static struct gemm_part part_of(const struct run_work *r, uint32_t item)
 {
-    const struct run_work *r = arg;
     uint32_t lo = 0, hi = r->n_job - 1;
     while (lo < hi) { /* the last job that begins at or before item */
         uint32_t mid = (lo + hi + 1) / 2;
@@ -365,17 +366,29 @@ static void run_item(void *arg, uint32_t item, uint32_t worker)
         .n_group = pj->n_group,
         .tok = i / pj->n_item_group * pj->n_tok,
         .n_tok = pj->n_tok,
-        .scratch = r->c->scratch + GEMM_SCRATCH_BYTES * worker,
     };
     uint32_t n_group = ceil_div(job->w->n_out, k->group_out);
     part.n_group = part.n_group < n_group - part.group ? part.n_group : n_group - part.group;
     part.n_tok = part.n_tok < job->act->n_tok - part.tok ? part.n_tok : job->act->n_tok - part.tok;
-    k->run(&part);
+    return part;
+}
+
+static void run_item(void *arg, uint32_t item, uint32_t worker)
+{
+    const struct run_work *r = arg;
+    struct gemm_part part = part_of(r, item);
+    part.scratch = r->c->scratch + GEMM_SCRATCH_BYTES * worker;
+    if (r->n_item - item > r->c->n_thread) { /* the others take those between */
+        struct gemm_part next = part_of(r, item + r->c->n_thread);
+        part.next = gemm_group_data(next.job->w, next.group);
+        part.next_group_bytes = next.job->w->group_bytes;
+    }
+    ((const struct gemm_kernel *)part.job->w->kernel)->run(&part);
 }
 
 static void run_phase(struct gemm_ctx *c, const struct gemm_job *jobs, uint32_t n_job)
 {
-    struct run_work r = {c, jobs, n_job};
+    struct run_work r = {c, jobs, n_job, 0};
     uint32_t n_item = 0;
     for (uint32_t j = 0; j < n_job; j++) {
         assert(jobs[j].act->n_in == jobs[j].w->n_in);
@@ -383,6 +396,7 @@ static void run_phase(struct gemm_ctx *c, const struct gemm_job *jobs, uint32_t 
         c->phase[j].first_item = n_item;
         n_item += jobs[j].act->n_tok ? cut_job(c, &jobs[j], &c->phase[j]) : 0;
     }
+    r.n_item = n_item;
     if (n_item) {
         eng_pool_run(c->pool, n_item, run_item, &r);
     }

@@ -8,7 +8,7 @@
  *
  * F32, F16 weights: f32, one fused multiply-add per element in K order, the same bits on each ISA.
  *
- * Others on AMX: weights as bf16 (gemm_amx_unpack.c says how each type rounds), activations rounded
+ * Others on AMX: weights as bf16 (gemm_amx_unpack.c says how), activations rounded
  * to bf16, f32 sums in the order of the tile product.
  *
  * Quantised types of gemm_int8.h on AVX-512 and AVX2: activations rounded to int8 in steps of 32,

@@ -18,6 +18,7 @@
 
 #include <assert.h>
 #include <immintrin.h>
+#include <stdalign.h>
 #include <string.h>
 
 #define N_STREAM 4
@@ -110,14 +111,20 @@ static inline __attribute__((always_inline)) void transpose16(__m512i r[16])
     }
 }
 
-/* 32 elements of one row from k on as bf16, zero beyond n_in. */
+/* Elements j and 16 + j of a run of 32 are a pair. */
+alignas(64) static const uint16_t k_of_word[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                   21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                   11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+
+/* 32 elements of one row from k on as pairs of bf16, zero beyond n_in. */
 static inline __m512i row_bf16(const float *x, uint32_t k, uint32_t n_in)
 {
     uint32_t n = k < n_in ? n_in - k : 0;
     __mmask16 low = n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
     __mmask16 high = n >= 32 ? 0xffff : n > 16 ? (__mmask16)((1u << (n - 16)) - 1) : 0;
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, x + k + 16),
-                                        _mm512_maskz_loadu_ps(low, x + k));
+    const __m512i v = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, x + k + 16),
+                                                   _mm512_maskz_loadu_ps(low, x + k));
+    return _mm512_permutexvar_epi16(_mm512_load_si512(k_of_word), v);
 }
 
 static void act_make(const struct gemm_act *act, uint32_t i)
@@ -185,7 +192,9 @@ static void emit_tile(const struct gemm_job *job, const float *c, uint32_t tok, 
 /* Packed weights of one group, read sub-unit by sub-unit. */
 struct stream {
     const uint8_t *unit;
-    const uint8_t *ahead; /* what to prefetch next */
+    const uint8_t *ahead;     /* what to ask memory for next, */
+    const uint8_t *ahead_end; /* up to the end of this group and then */
+    const uint8_t *next;      /* from the beginning of the next */
 };
 
 struct walk {
@@ -202,17 +211,44 @@ static struct walk walk_of(const struct amx_format *f, uint32_t n_in)
                          (uint32_t)(units_align(n_in, f->unit_k) / AMX_SUB_K)};
 }
 
-/* The two tiles of one stream's next sub-unit; ring is where they may be unpacked to. */
-static inline const uint16_t *stream_next(struct stream *s, const struct walk *w, uint32_t sub,
-                                          uint16_t *ring)
+/* Groups [group, group + n), after which the same streams read those from group + n on, or those of
+ * the part's `next`. */
+static void streams_open(const struct gemm_part *p, uint32_t group, uint32_t n, struct stream *st)
 {
-    for (uint32_t i = 0; i < w->sub_bytes; i += 64) {
+    const struct gemm_weight *w = p->job->w;
+    for (uint32_t s = 0; s < n; s++) {
+        const uint8_t *unit = gemm_group_data(w, group + s);
+        const uint32_t later = group + n + s;
+        st[s].unit = unit;
+        st[s].ahead_end = unit + w->group_bytes;
+        st[s].next = later < p->group + p->n_group ? gemm_group_data(w, later)
+                     : p->next                     ? p->next + s * p->next_group_bytes
+                                                   : unit;
+        st[s].ahead = w->group_bytes > PREFETCH_BYTE ? unit + PREFETCH_BYTE : st[s].next;
+    }
+}
+
+static inline void stream_ask(struct stream *s, uint32_t n_byte)
+{
+    for (uint32_t i = 0; i < n_byte; i += 64) {
         _mm_prefetch(s->ahead + i, _MM_HINT_T1);
     }
-    s->ahead += w->sub_bytes;
+    s->ahead += n_byte;
+    if (s->ahead >= s->ahead_end) {
+        s->ahead = s->next + (s->ahead - s->ahead_end);
+        s->ahead_end = s->next + PREFETCH_BYTE;
+    }
+}
+
+/* The two tiles of one stream's next sub-unit, whose scales are in x; ring is where they may be
+ * unpacked to. */
+static inline const uint16_t *stream_next(struct stream *s, const struct walk *w, uint32_t sub,
+                                          const struct amx_scales *x, uint16_t *ring)
+{
     const uint16_t *tiles = ring;
+    stream_ask(s, w->sub_bytes);
     if (w->f->unpack) {
-        w->f->unpack(s->unit, sub, ring);
+        w->f->unpack(s->unit, sub, x, ring);
     } else {
         tiles = (const uint16_t *)(s->unit);
     }
@@ -220,6 +256,14 @@ static inline const uint16_t *stream_next(struct stream *s, const struct walk *w
         s->unit += w->f->unit_bytes;
     }
     return tiles;
+}
+
+static inline void stream_scales(const struct stream *s, const struct walk *w, uint32_t sub,
+                                 struct amx_scales *x)
+{
+    if (w->f->scales) {
+        w->f->scales(s->unit, sub, x);
+    }
 }
 
 /* One group's sums over 64 elements of K, whose activations are in tiles 6 and 7. Tile numbers are
@@ -262,51 +306,68 @@ static void store_few(const struct gemm_part *p, uint32_t group, uint32_t n, uin
     }
 }
 
-static void run_few(const struct gemm_part *p, const struct amx_format *f)
+/* One group after the other advances by 64 elements of K: the next one's scales, this one's codes,
+ * and the product of the tiles that were unpacked a step ago. */
+static void few_groups(const struct gemm_part *p, const struct walk *w, uint32_t n,
+                       struct stream *st, uint16_t *ring)
 {
     const struct gemm_act *act = p->job->act;
-    const struct walk w = walk_of(f, act->n_in);
     const uint32_t n_col = act_n_col(act->n_tok);
     const size_t b_stride = 4 * (size_t)n_col;
     const uint16_t *b = act_tile(act, p->tok);
+    const uint16_t *a[N_STREAM] = {0}; /* unpacked a step ago */
+    struct amx_scales x[2];
+    uint32_t flip = 0;
+    stream_scales(&st[0], w, 0, &x[0]);
+    for (uint32_t k = 0, sub = 0; k <= w->n_step; k++) {
+        const uint32_t sub_next = sub + 1 == w->n_sub ? 0 : sub + 1;
+        if (k > 0) {
+            const uint16_t *bk = b + (size_t)(k - 1) * AMX_SUB_K * n_col;
+            _tile_loadd(6, bk, b_stride);
+            _tile_loadd(7, bk + 8 * b_stride, b_stride);
+        }
+#pragma GCC unroll 4
+        for (uint32_t s = 0; s < N_STREAM; s++) {
+            if (s >= n) {
+                break;
+            }
+            const uint16_t *ready = a[s];
+            if (k < w->n_step) {
+                if (s + 1 < n) {
+                    stream_scales(&st[s + 1], w, sub, &x[~flip & 1]);
+                }
+                a[s] = stream_next(&st[s], w, sub, &x[flip & 1],
+                                   ring + ((k & 1) * N_STREAM + s) * 2 * AMX_TILE);
+                if (s + 1 == n && k + 1 < w->n_step) {
+                    stream_scales(&st[0], w, sub_next, &x[~flip & 1]);
+                }
+                flip++;
+                MEMORY_BARRIER();
+            }
+            if (k > 0) {
+                multiply_few(s, ready);
+            }
+        }
+        sub = sub_next;
+    }
+}
+
+static void run_few(const struct gemm_part *p, const struct amx_format *f)
+{
+    const struct walk w = walk_of(f, p->job->act->n_in);
+    const uint32_t n_col = act_n_col(p->job->act->n_tok);
     float *c = p->scratch;
     uint16_t *ring = (uint16_t *)(c + 4 * 256); /* [2][N_STREAM][2 tiles] */
     uint32_t n;
     for (uint32_t g = p->group; g < p->group + p->n_group; g += n) {
-        const uint16_t *a[N_STREAM] = {0}; /* unpacked a step ago */
         struct stream st[N_STREAM];
         n = p->group + p->n_group - g < N_STREAM ? p->group + p->n_group - g : N_STREAM;
-        for (uint32_t s = 0; s < n; s++) {
-            st[s].unit = gemm_group_data(p->job->w, g + s);
-            st[s].ahead = st[s].unit + PREFETCH_BYTE;
-        }
+        streams_open(p, g, n, st);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        for (uint32_t k = 0, sub = 0; k <= w.n_step; k++) {
-            if (k > 0) {
-                const uint16_t *bk = b + (size_t)(k - 1) * AMX_SUB_K * n_col;
-                _tile_loadd(6, bk, b_stride);
-                _tile_loadd(7, bk + 8 * b_stride, b_stride);
-            }
-#pragma GCC unroll 4
-            for (uint32_t s = 0; s < N_STREAM; s++) {
-                if (s >= n) {
-                    break;
-                }
-                const uint16_t *ready = a[s];
-                if (k < w.n_step) {
-                    a[s] = stream_next(&st[s], &w, sub,
-                                       ring + ((k & 1) * N_STREAM + s) * 2 * AMX_TILE);
-                    MEMORY_BARRIER();
-                }
-                if (k > 0) {
-                    multiply_few(s, ready);
-                }
-            }
-            sub = sub + 1 == w.n_sub ? 0 : sub + 1;
-        }
+        few_groups(p, &w, n, st, ring);
         store_few(p, g, n, n_col, c);
     }
 }
@@ -343,46 +404,92 @@ static void store_pair(const struct gemm_part *p, uint32_t tok, uint32_t n_tok, 
     }
 }
 
-/* 17…32 rows, and two groups of outputs (the second is read twice when there is one). */
-static void run_some(const struct gemm_part *p, const struct amx_format *f)
+/* Two groups of outputs advance by 64 elements of K (the second is the first again when there is
+ * one): each unpacks its tiles between the products of those unpacked a step ago. */
+static void some_groups(const struct gemm_part *p, const struct walk *w, struct stream st[2],
+                        uint16_t *ring)
 {
     const struct gemm_act *act = p->job->act;
-    const struct walk w = walk_of(f, act->n_in);
-    const uint16_t *b0 = act_tile(act, p->tok), *b1 = act_tile(act, p->tok + AMX_ROWS);
+    const uint16_t *b[2] = {act_tile(act, p->tok), act_tile(act, p->tok + AMX_ROWS)};
+    const uint16_t *a[2][2] = {{0}};
+    struct amx_scales x[2];
+    stream_scales(&st[0], w, 0, &x[0]);
+    for (uint32_t k = 0, sub = 0; k <= w->n_step; k++) {
+        const uint32_t sub_next = sub + 1 == w->n_sub ? 0 : sub + 1;
+        const uint16_t *const *ready = a[~k & 1];
+#pragma GCC unroll 2
+        for (uint32_t s = 0; s < 2; s++) {
+            if (k < w->n_step) {
+                if (s == 0) {
+                    stream_scales(&st[1], w, sub, &x[1]);
+                }
+                a[k & 1][s] =
+                    stream_next(&st[s], w, sub, &x[s], ring + ((k & 1) * 2 + s) * 2 * AMX_TILE);
+                if (s == 1 && k + 1 < w->n_step) {
+                    stream_scales(&st[0], w, sub_next, &x[0]);
+                }
+                MEMORY_BARRIER();
+            }
+            if (k > 0) {
+                const size_t at = (size_t)s * AMX_TILE;
+                const size_t off = (size_t)(k - 1) * AMX_SUB_K * AMX_ROWS + at;
+                multiply_pair(ready[0] + at, ready[1] + at, b[0] + off, b[1] + off);
+            }
+        }
+        sub = sub_next;
+    }
+}
+
+/* 17…32 rows. */
+static void run_some(const struct gemm_part *p, const struct amx_format *f)
+{
+    const struct walk w = walk_of(f, p->job->act->n_in);
     float *c = p->scratch;
     uint16_t *ring = (uint16_t *)(c + 4 * 256);
     uint32_t n;
     for (uint32_t g = p->group; g < p->group + p->n_group; g += n) {
-        const uint16_t *a[2][2];
         struct stream st[2];
         n = p->group + p->n_group - g < 2 ? 1 : 2;
-        for (uint32_t s = 0; s < 2; s++) {
-            st[s].unit = gemm_group_data(p->job->w, s < n ? g + s : g);
-            st[s].ahead = st[s].unit + PREFETCH_BYTE;
+        streams_open(p, g, n, st);
+        if (n == 1) {
+            st[1] = st[0];
         }
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        for (uint32_t k = 0, sub = 0; k <= w.n_step; k++) {
-            for (uint32_t s = 0; s < 2 && k < w.n_step; s++) {
-                a[k & 1][s] = stream_next(&st[s], &w, sub, ring + ((k & 1) * 2 + s) * 2 * AMX_TILE);
-            }
-            sub = sub + 1 == w.n_sub ? 0 : sub + 1;
-            MEMORY_BARRIER();
-            if (k > 0) {
-                const uint16_t **at = a[~k & 1];
-                size_t off = (size_t)(k - 1) * AMX_SUB_K * AMX_ROWS;
-                multiply_pair(at[0], at[1], b0 + off, b1 + off);
-                off += AMX_TILE;
-                multiply_pair(at[0] + AMX_TILE, at[1] + AMX_TILE, b0 + off, b1 + off);
-            }
-        }
+        some_groups(p, &w, st, ring);
         store_pair(p, p->tok, p->n_tok, g, n, c);
     }
 }
 
 /* --- Many rows */
+
+/* n_sub sub-units as tiles, from number `first` of a group. */
+static void fill_group(const struct amx_format *f, const uint8_t *group, uint32_t first,
+                       uint32_t n_sub, uint16_t *dst)
+{
+    const uint32_t n_unit_sub = f->unit_k / AMX_SUB_K;
+    const uint8_t *unit = group + (size_t)(first / n_unit_sub) * f->unit_bytes;
+    uint32_t sub = first % n_unit_sub;
+    if (!f->unpack) {
+        memcpy(dst, unit, (size_t)n_sub * 2 * sizeof *dst * AMX_TILE);
+        return;
+    }
+    struct amx_scales x[2];
+    f->scales(unit, sub, &x[0]);
+    for (uint32_t i = 0; i < n_sub; i++, dst += 2 * AMX_TILE) {
+        const bool last = sub + 1 == n_unit_sub;
+        const uint8_t *unit_next = last ? unit + f->unit_bytes : unit;
+        const uint32_t sub_next = last ? 0 : sub + 1;
+        if (i + 1 < n_sub) {
+            f->scales(unit_next, sub_next, &x[~i & 1]);
+        }
+        f->unpack(unit, sub, &x[i & 1], dst);
+        unit = unit_next;
+        sub = sub_next;
+    }
+}
 
 /* Elements [k, k + n_k) of two groups (or one and zeros) as tiles [2][n_k / 32]. */
 static void fill_packed(const struct gemm_weight *w, const struct amx_format *f, uint32_t group,
@@ -390,19 +497,10 @@ static void fill_packed(const struct gemm_weight *w, const struct amx_format *f,
 {
     for (uint32_t g = 0; g < 2; g++) {
         uint16_t *dst = a + (size_t)g * AMX_ROWS * n_k;
-        if (g >= n_group) {
+        if (g < n_group) {
+            fill_group(f, gemm_group_data(w, group + g), k / AMX_SUB_K, n_k / AMX_SUB_K, dst);
+        } else {
             memset(dst, 0, sizeof *dst * AMX_ROWS * n_k);
-            break;
-        }
-        const uint8_t *data = gemm_group_data(w, group + g);
-        for (uint32_t i = k; i < k + n_k; i += AMX_SUB_K) {
-            const uint8_t *unit = data + (size_t)(i / f->unit_k) * f->unit_bytes;
-            if (f->unpack) {
-                f->unpack(unit, i % f->unit_k / AMX_SUB_K, dst);
-            } else {
-                memcpy(dst, unit, 2 * sizeof *dst * AMX_TILE);
-            }
-            dst += 2 * AMX_TILE;
         }
     }
 }
@@ -555,13 +653,24 @@ static size_t amx_group_bytes(enum gguf_type type, uint32_t n_in)
 }
 
 /* BF16: tiles as they are multiplied. */
+static uint8_t *bf16_at(uint8_t *group, uint32_t row, uint32_t k)
+{
+    const uint32_t in_run = k % 32, word = in_run % 16 * 2 + in_run / 16;
+    return group + ((size_t)(k / 32) * AMX_TILE + row * 32 + word) * 2;
+}
+
 static void pack_bf16(const struct gemm_weight *w, const uint8_t *src, uint32_t group, uint8_t *dst)
 {
-    for (uint32_t k = 0; k < w->n_in; k += 32) {
-        uint32_t n = w->n_in - k < 32 ? w->n_in - k : 32;
-        for (uint32_t r = 0; r < AMX_ROWS && group * AMX_ROWS + r < w->n_out; r++) {
-            memcpy(dst + ((size_t)(k / 32) * AMX_TILE + r * 32) * 2,
-                   src + ((size_t)(group * AMX_ROWS + r) * w->n_in + k) * 2, 2 * (size_t)n);
+    for (uint32_t r = 0; r < AMX_ROWS && group * AMX_ROWS + r < w->n_out; r++) {
+        const uint8_t *row = src + (size_t)(group * AMX_ROWS + r) * w->n_in * 2;
+        uint32_t k = 0;
+        for (; k + 32 <= w->n_in; k += 32) {
+            const __m512i order = _mm512_load_si512(k_of_word);
+            const __m512i v = _mm512_loadu_si512(row + (size_t)k * 2);
+            _mm512_storeu_si512(bf16_at(dst, r, k), _mm512_permutexvar_epi16(order, v));
+        }
+        for (; k < w->n_in; k++) {
+            memcpy(bf16_at(dst, r, k), row + (size_t)k * 2, 2);
         }
     }
 }
@@ -594,11 +703,10 @@ static void amx_row(const struct gemm_weight *w, uint32_t row, float *dst)
 {
     const struct amx_format *f = amx_format_of(w->type);
     const struct quant_format *q = quant_format_of(w->type);
-    const uint8_t *unit = gemm_group_data(w, row / AMX_ROWS);
+    uint8_t *unit = (uint8_t *)w->data + w->group_bytes * (row / AMX_ROWS);
     if (f->block_k == 1) {
         for (uint32_t k = 0; k < w->n_in; k++) {
-            q->dequant(unit + ((size_t)(k / 32) * AMX_TILE + row % AMX_ROWS * 32 + k % 32) * 2,
-                       dst + k, 1);
+            q->dequant(bf16_at(unit, row % AMX_ROWS, k), dst + k, 1);
         }
         return;
     }

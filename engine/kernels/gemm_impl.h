@@ -26,6 +26,10 @@ struct gemm_part {
     uint32_t tok;
     uint32_t n_tok;
     void *scratch;
+    /* A guess at the packed groups this worker will read after this part, or NULL: to ask memory
+     * for their first bytes, each next_group_bytes after the other. */
+    const uint8_t *next;
+    size_t next_group_bytes;
 };
 
 struct gemm_kernel {

@@ -22,13 +22,20 @@ static unsigned get_u16(const uint8_t *src, unsigned i)
     return h;
 }
 
+/* Which K of a run of 32 is in word w of a tile's row. */
+static unsigned k_of_word(unsigned w)
+{
+    return w / 2 + w % 2 * (BLOCK_K / 2);
+}
+
 /* n_word words of n_row codes of n_bit bits; the top bits of the words that this leaves over hold
  * the last row, when there is one more, from its highest bit down. */
 static inline void plane_put(codes_t c, unsigned n_bit, unsigned n_word, uint8_t *dst)
 {
     const unsigned n_row = 16 / n_bit;
     for (unsigned w = 0; w < n_word; w++) {
-        for (unsigned k = 0; k < BLOCK_K; k++) {
+        for (unsigned at = 0; at < BLOCK_K; at++) {
+            const unsigned k = k_of_word(at);
             unsigned v = 0;
             for (unsigned i = 0; i < n_row; i++) {
                 v |= (unsigned)c[w * n_row + i][k] << (i * n_bit);
@@ -36,7 +43,7 @@ static inline void plane_put(codes_t c, unsigned n_bit, unsigned n_word, uint8_t
             if (n_row * n_word < AMX_ROWS) {
                 v |= ((unsigned)c[AMX_ROWS - 1][k] >> (n_word - 1 - w) & 1) << 15;
             }
-            set_u16(dst, w * BLOCK_K + k, v);
+            set_u16(dst, w * BLOCK_K + at, v);
         }
     }
 }
@@ -44,10 +51,11 @@ static inline void plane_put(codes_t c, unsigned n_bit, unsigned n_word, uint8_t
 static inline void plane_get(const uint8_t *src, unsigned n_bit, unsigned n_word, codes_t c)
 {
     const unsigned n_row = 16 / n_bit, mask = (1u << n_bit) - 1;
-    for (unsigned k = 0; k < BLOCK_K; k++) {
+    for (unsigned at = 0; at < BLOCK_K; at++) {
+        const unsigned k = k_of_word(at);
         unsigned last = 0;
         for (unsigned w = 0; w < n_word; w++) {
-            unsigned v = get_u16(src, w * BLOCK_K + k);
+            unsigned v = get_u16(src, w * BLOCK_K + at);
             for (unsigned i = 0; i < n_row; i++) {
                 c[w * n_row + i][k] = (uint8_t)(v >> (i * n_bit) & mask);
             }
@@ -427,30 +435,31 @@ static void iq4_xs_get(const uint8_t *unit, struct pack_block *b)
     super_codes_get(unit, 4, b);
 }
 
-#define FORMAT(TYPE, BLOCK, UNIT_K, UNIT_BYTES, UNPACK, NAME)                                      \
+#define FORMAT(TYPE, BLOCK, UNIT_K, UNIT_BYTES, SCALES, UNPACK, NAME)                              \
     [GGUF_TYPE_##TYPE] = {.name = #TYPE "/amx",                                                    \
                           .type = GGUF_TYPE_##TYPE,                                                \
                           .block_k = BLOCK,                                                        \
                           .unit_k = UNIT_K,                                                        \
                           .unit_bytes = UNIT_BYTES,                                                \
+                          .scales = SCALES,                                                        \
                           .unpack = UNPACK,                                                        \
                           .put = NAME##_put,                                                       \
                           .get = NAME##_get}
 
 static const struct amx_format formats[GGUF_TYPE_END] = {
-    FORMAT(Q4_0, 32, 64, 576, amx_unpack_q4_0, four),
-    FORMAT(IQ4_NL, 32, 64, 576, amx_unpack_iq4_nl, four),
-    FORMAT(Q4_1, 32, 64, 640, amx_unpack_q4_1, four_m),
-    FORMAT(Q5_0, 32, 64, 704, amx_unpack_q5_0, five),
-    FORMAT(Q5_1, 32, 64, 768, amx_unpack_q5_1, five_m),
-    FORMAT(Q8_0, 32, 64, 1088, amx_unpack_q8_0, eight),
-    FORMAT(MXFP4, 32, 64, AMX_MXFP4_BYTES, amx_unpack_mxfp4, mxfp4),
-    FORMAT(Q2_K, 256, 256, 1344, amx_unpack_q2_k, q2_k),
-    FORMAT(Q3_K, 256, 256, AMX_Q3K_BYTES, amx_unpack_q3_k, q3_k),
-    FORMAT(Q4_K, 256, 256, 2304, amx_unpack_q4_k, q4_k),
-    FORMAT(Q5_K, 256, 256, 2816, amx_unpack_q5_k, q5_k),
-    FORMAT(Q6_K, 256, 256, AMX_Q6K_BYTES, amx_unpack_q6_k, q6_k),
-    FORMAT(IQ4_XS, 256, 256, 2176, amx_unpack_iq4_xs, iq4_xs),
+    FORMAT(Q4_0, 32, 64, 576, amx_scales_d, amx_unpack_q4_0, four),
+    FORMAT(IQ4_NL, 32, 64, 576, amx_scales_d, amx_unpack_iq4_nl, four),
+    FORMAT(Q4_1, 32, 64, 640, amx_scales_dm, amx_unpack_q4_1, four_m),
+    FORMAT(Q5_0, 32, 64, 704, amx_scales_d, amx_unpack_q5_0, five),
+    FORMAT(Q5_1, 32, 64, 768, amx_scales_dm, amx_unpack_q5_1, five_m),
+    FORMAT(Q8_0, 32, 64, 1088, amx_scales_q8_0, amx_unpack_q8_0, eight),
+    FORMAT(MXFP4, 32, 64, AMX_MXFP4_BYTES, amx_scales_mxfp4, amx_unpack_mxfp4, mxfp4),
+    FORMAT(Q2_K, 256, 256, 1344, amx_scales_none, amx_unpack_q2_k, q2_k),
+    FORMAT(Q3_K, 256, 256, AMX_Q3K_BYTES, amx_scales_q3_k, amx_unpack_q3_k, q3_k),
+    FORMAT(Q4_K, 256, 256, 2304, amx_scales_q45_k, amx_unpack_q4_k, q4_k),
+    FORMAT(Q5_K, 256, 256, 2816, amx_scales_q45_k, amx_unpack_q5_k, q5_k),
+    FORMAT(Q6_K, 256, 256, AMX_Q6K_BYTES, amx_scales_q6_k, amx_unpack_q6_k, q6_k),
+    FORMAT(IQ4_XS, 256, 256, 2176, amx_scales_iq4_xs, amx_unpack_iq4_xs, iq4_xs),
     [GGUF_TYPE_BF16] = {.name = "BF16/amx",
                         .type = GGUF_TYPE_BF16,
                         .block_k = 1,
