@@ -168,6 +168,18 @@ class Server:
                   f"{m['kvasir_http_requests_in_flight']} requests")
             time.sleep(0.05)
 
+    def check_given_back(self, what):
+        """Waits until it is idle: then no sequence holds a frame, and each that is not free is the
+        prefix cache's. The metrics of then."""
+        m = self.wait_idle()
+        frames = {state: m['kvasir_kv_frames{state="%s"}' % state] for state in
+                  ("free", "cached", "active", "loading", "writing")}
+        check(frames["active"] == frames["loading"] == 0 and
+              frames["free"] + frames["cached"] + frames["writing"] == m["kvasir_kv_frames_total"],
+              f"{what}: frames are not given back: {frames} of {m['kvasir_kv_frames_total']}")
+        check(m["kvasir_kv_sequences"] == 0, f"{what}: sequences are left")
+        return m
+
     # ---- end
 
     def alive(self):

@@ -107,9 +107,7 @@ def together():
     c.request("POST", PATH, json.dumps({"input": texts}), JSON)
     time.sleep(0.02)
     c.close()
-    m = s.wait_idle()
-    check(m['kvasir_kv_frames{state="free"}'] + m.get('kvasir_kv_frames{state="cached"}', 0) ==
-          m["kvasir_kv_frames_total"], "every frame is given back")
+    s.check_given_back("embeddings")
     check(s.stop() == 0, "it ends in order")
 
 

@@ -77,7 +77,7 @@ figure("request_prompt_tokens_sum", 24)
 figure("request_generation_tokens_count", 6)
 figure("time_to_first_token_seconds_count", 6)
 figure("e2e_request_latency_seconds_count", 6)
-figure("kv_frames", values[("kvasir_kv_frames_total", "")], "free")
+figure("kv_frames", 0, "active")
 figure("up", 1)
 for name in ("inter_token_latency_seconds", "request_queue_time_seconds", "kv_cache_usage_perc",
              "process_resident_memory_bytes", "num_preemptions_total"):
