@@ -34,6 +34,7 @@ struct engine {
     struct eng_pool *pool;
     struct gemm_ctx *gemm;
     struct att_ctx *att;
+    struct lora_set *loras; /* NULL: none */
     struct fwd *fwd;
     char name[NAME_MAX_BYTES];
     char arch[NAME_MAX_BYTES];
@@ -57,6 +58,7 @@ static void engine_destroy(struct eng *g)
 {
     struct engine *n = engine_of(g);
     fwd_destroy(n->fwd);
+    lora_set_close(n->loras);
     model_destroy(n->model);
     att_ctx_destroy(n->att);
     gemm_ctx_destroy(n->gemm);
@@ -250,12 +252,15 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
     if (!code) {
         code = model_load_tensors(n->model, n->file, n->gemm, n->pool, o, e);
     }
+    if (!code && o->n_adapter) {
+        code = lora_set_open(n->model, n->file, n->gemm, o, &n->loras, e);
+    }
     enum eng_kv_type kv_type = code ? ENG_KV_F32 : choose_kv_type(o, n->model);
     if (!code) {
         code = create_attention(n, isa, kv_type, e);
     }
     if (!code) {
-        struct fwd_env env = {n->model, n->pool, n->gemm, n->att, vec_ops_of(isa)};
+        struct fwd_env env = {n->model, n->pool, n->gemm, n->att, vec_ops_of(isa), n->loras};
         code = fwd_create(&env, &n->fwd, e);
     }
     if (code) {
@@ -285,6 +290,8 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
     info->arithmetic_id = (uint64_t)isa << 32 | ARITHMETIC_VERSION;
     info->rope_id = m->rope_is_long;
     info->n_embd = m->n_embd;
+    info->adapters = n->loras ? n->loras->facts : NULL;
+    info->n_adapter = n->loras ? n->loras->n : 0;
     info->pooling = m->pooling;
     info->encoder = m->encoder;
     info->state_bytes = m->state_bytes;

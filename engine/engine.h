@@ -24,6 +24,13 @@ enum eng_pooling { ENG_POOLING_NONE, ENG_POOLING_MEAN, ENG_POOLING_CLS, ENG_POOL
 
 enum eng_kv_type { ENG_KV_AUTO, ENG_KV_F32, ENG_KV_BF16, ENG_KV_INT8 };
 
+/* A low-rank adapter to load beside the model. */
+struct eng_adapter_file {
+    const char *name;
+    const char *path;
+    float scale; /* of what it adds; 1: as its file has it */
+};
+
 struct eng_options {
     const char *model_path;
     const char *chat_template_path; /* NULL: the model's own, else a built-in one */
@@ -32,7 +39,9 @@ struct eng_options {
     uint32_t n_thread;              /* kernel workers, caller included; 0: physical cores allowed */
     enum eng_kv_type kv_type;       /* AUTO: f32 for F32/F16 models, bf16 otherwise */
     const char *isa;                /* NULL: best; else "scalar", "avx2", "avx512", "amx", "neon" */
-    bool vocab_only;                /* tokenizer and metadata alone; eng_step then fails */
+    const struct eng_adapter_file *adapters; /* [n_adapter] */
+    uint32_t n_adapter;
+    bool vocab_only; /* tokenizer and metadata alone; eng_step then fails */
     /* Load progress for a terminal; done/total in bytes. May be NULL. */
     void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_arg;
@@ -45,6 +54,11 @@ struct eng_sampling {
     double top_p;
     double min_p;
     double repetition_penalty;
+};
+
+struct eng_adapter {
+    const char *name;
+    uint8_t digest[32]; /* of all it does: part of the identity of KV made with it */
 };
 
 /* Facts fixed at load. Strings belong to the engine. */
@@ -77,6 +91,8 @@ struct eng_info {
     uint64_t arithmetic_id;     /* the instruction set's path and its version */
     uint64_t rope_id;           /* the rotation that n_ctx chose, where a model has several */
     struct eng_sampling sampling;
+    const struct eng_adapter *adapters; /* [n_adapter] */
+    uint32_t n_adapter;
     uint32_t n_embd;
     enum eng_pooling pooling; /* what the model's file asks for */
     size_t state_bytes;       /* recurrent state of one sequence, beside its KV; 0: none */
@@ -95,6 +111,7 @@ struct eng_slice {
                         * the caller may change them in place */
     bool want_hidden;  /* rows [out_from, n_tok) get hidden states instead of logits */
     float *hidden;     /* out: [n_tok - out_from, n_embd] f32 after the last norm, lent likewise */
+    uint32_t adapter;  /* 0: none, else 1 + its index in info.adapters */
     void *state; /* [state_bytes], 64-byte aligned: the state after [0, pos), made that after the
                   * slice; whatever it holds at pos 0 is not read. NULL where state_bytes is 0 */
 };

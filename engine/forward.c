@@ -75,8 +75,10 @@ void fwd_norm(const struct fwd *f, const struct model_norm *norm, float *dst, co
     fwd_rows(f, f->n_row, f->env.m->n_embd, norm_row, &a);
 }
 
-enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
-                           const struct fwd_product *products, uint32_t n_product, struct err *e)
+/* fwd_products of rows [row0, row0 + n_row) of the step. */
+static enum err_code products_from(struct fwd *f, const float *x, uint32_t row0, uint32_t n_row,
+                                   const struct fwd_product *products, uint32_t n_product,
+                                   struct err *e)
 {
     const struct gemm_weight *w = &products[0].lin->w;
     for (uint32_t i = 1; i < n_product; i++) {
@@ -98,7 +100,13 @@ enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
                                     .add = p->add};
     }
     gemm_run(f->env.gemm, jobs, n_product);
-    return ERR_OK;
+    return fwd_lora_products(f, x, row0, n_row, products, n_product, e);
+}
+
+enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
+                           const struct fwd_product *products, uint32_t n_product, struct err *e)
+{
+    return products_from(f, x, 0, n_row, products, n_product, e);
 }
 
 /* ---- the step ---------------------------------------------------------------------------------
@@ -116,9 +124,14 @@ enum err_code fwd_product_strided(struct fwd *f, const struct model_linear *lin,
     return code;
 }
 
-static enum err_code check_slice(const struct model *m, const struct eng_slice *s, uint32_t i,
+static enum err_code check_slice(const struct fwd *f, const struct eng_slice *s, uint32_t i,
                                  struct err *e)
 {
+    const struct model *m = f->env.m;
+    uint32_t n_adapter = f->env.loras ? f->env.loras->n : 0;
+    if (s->adapter > n_adapter) {
+        return err_set(e, ERR_INVALID, "slice %u wants adapter %u of %u", i, s->adapter, n_adapter);
+    }
     if (s->n_tok == 0 || !s->tokens || !s->kv) {
         return err_set(e, ERR_INVALID, "slice %u has no tokens or no KV memory", i);
     }
@@ -152,7 +165,7 @@ static enum err_code check_slices(const struct fwd *f, const struct eng_slice *s
     uint64_t n_row = 0;
     uint64_t n_out = 0;
     for (uint32_t i = 0; i < n_slice; i++) {
-        enum err_code code = check_slice(f->env.m, &slices[i], i, e);
+        enum err_code code = check_slice(f, &slices[i], i, e);
         if (code) {
             return code;
         }
@@ -182,7 +195,8 @@ static void lay_rows(struct fwd *f, const struct eng_slice *slices, uint32_t n_s
                                           .pos = s->pos,
                                           .row0 = f->n_row,
                                           .n_row = s->n_tok,
-                                          .n_out = s->n_tok - s->out_from};
+                                          .n_out = s->n_tok - s->out_from,
+                                          .adapter = s->adapter};
         for (uint32_t t = 0; t < s->n_tok; t++) {
             f->token[f->n_row] = s->tokens[t];
             f->pos[f->n_row] = s->pos + t;
@@ -246,7 +260,8 @@ static enum err_code output_logits(struct fwd *f, uint32_t row0, uint32_t n_row,
 {
     const struct model *m = f->env.m;
     struct fwd_product output = {.lin = &m->output, .y = logits};
-    enum err_code code = fwd_products(f, f->h + (size_t)row0 * m->n_embd, n_row, &output, 1, e);
+    enum err_code code =
+        products_from(f, f->h + (size_t)row0 * m->n_embd, row0, n_row, &output, 1, e);
     if (!code && (m->logit_scale != 1.0f || m->final_softcap != 0.0f)) {
         fwd_rows(f, n_row, m->n_vocab, scale_logits_row, logits);
     }

@@ -9,6 +9,7 @@
 #include "engine/kernels/attention.h"
 #include "engine/kernels/gemm.h"
 #include "engine/kernels/vector.h"
+#include "engine/lora.h"
 #include "engine/model.h"
 #include "engine/threads.h"
 
@@ -21,6 +22,7 @@ struct fwd_env {
     struct gemm_ctx *gemm;
     struct att_ctx *att;
     const struct vec_ops *vec;
+    const struct lora_set *loras; /* NULL: none */
 };
 
 struct fwd;

@@ -111,7 +111,8 @@ void fwd_drop_rows(struct fwd *f, float *rows, size_t n)
                                                       .pos = s.pos + skip,
                                                       .row0 = row0,
                                                       .n_row = s.n_out,
-                                                      .n_out = s.n_out};
+                                                      .n_out = s.n_out,
+                                                      .adapter = s.adapter};
         }
     }
     f->n_row = to;

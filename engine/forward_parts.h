@@ -15,6 +15,7 @@ struct fwd_slice {
     uint32_t row0; /* index of its first row */
     uint32_t n_row;
     uint32_t n_out; /* its last n_out rows get logits */
+    uint32_t adapter;
 };
 
 /* Scratch of a mixture of experts. A slot is one row's visit to one expert; slots are sorted by
@@ -55,6 +56,20 @@ struct fwd_mla {
     struct gemm_job *jobs; /* [n_head] */
 };
 
+#define FWD_LORA_JOB_MAX 64
+
+/* Scratch of adapters' products: pairs of jobs that run together. */
+struct fwd_lora {
+    float *t; /* [n_t_max] what goes between the two */
+    size_t n_t;
+    size_t n_t_max;
+    uint32_t n_job;
+    struct gemm_job down[FWD_LORA_JOB_MAX];
+    struct gemm_job up[FWD_LORA_JOB_MAX];
+    struct gemm_act down_acts[FWD_LORA_JOB_MAX];
+    struct gemm_act up_acts[FWD_LORA_JOB_MAX];
+};
+
 struct fwd {
     struct fwd_env env;
     uint32_t n_tok_max;
@@ -86,9 +101,10 @@ struct fwd {
     struct fwd_moe moe;
     struct fwd_mla mla;
     struct fwd_ssm ssm;
-    float *att_gate;    /* [n_tok_max, n_head · d_v] */
-    float *layer_in;    /* [n_tok_max, n_layer · n_embd_layer] per-layer inputs */
-    float *layer_embed; /* the same, while they are made */
+    struct fwd_lora *lora; /* NULL: no adapters were loaded */
+    float *att_gate;       /* [n_tok_max, n_head · d_v] */
+    float *layer_in;       /* [n_tok_max, n_layer · n_embd_layer] per-layer inputs */
+    float *layer_embed;    /* the same, while they are made */
 };
 
 /* Runs fn for rows [0, n_row), spread over the pool by how many values a row has. */
@@ -110,6 +126,14 @@ struct fwd_product {
 };
 enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
                            const struct fwd_product *products, uint32_t n_product, struct err *e);
+
+/* Adds to the products of rows [row0, row0 + n_row) what those rows' adapters give. x and y begin
+ * with row0. */
+enum err_code fwd_lora_products(struct fwd *f, const float *x, uint32_t row0, uint32_t n_row,
+                                const struct fwd_product *products, uint32_t n_product,
+                                struct err *e);
+enum err_code fwd_lora_create(struct fwd *f, struct err *e);
+void fwd_lora_destroy(struct fwd *f);
 
 /* y [n_row, n_out] = W x + b, rows of x ldx floats apart. */
 enum err_code fwd_product_strided(struct fwd *f, const struct model_linear *lin, const float *x,

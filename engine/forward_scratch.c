@@ -256,6 +256,7 @@ enum err_code fwd_create(const struct fwd_env *env, struct fwd **ret_f, struct e
     choose_limits(f);
     enum err_code code = take_scratch(f, e);
     code = code ? code : grow_acts(f, e);
+    code = code ? code : fwd_lora_create(f, e);
     if (code) {
         fwd_destroy(f);
         return code;
@@ -270,6 +271,7 @@ void fwd_destroy(struct fwd *f)
         return;
     }
     gemm_act_finish(&f->act);
+    fwd_lora_destroy(f);
     for (uint32_t i = 0; f->moe.acts && i < f->env.m->n_expert; i++) {
         gemm_act_finish(&f->moe.acts[i]);
     }

@@ -35,6 +35,7 @@ struct model_norm {
 struct model_linear {
     struct gemm_weight w; /* [n_out, n_in]; data NULL: absent */
     float *b;             /* [n_out] or NULL */
+    uint32_t lora_id;     /* 1 + its place in an adapter's pairs; 0: no adapter changes it */
 };
 
 enum model_act { MODEL_ACT_SILU, MODEL_ACT_GELU, MODEL_ACT_RELU_SQR, MODEL_ACT_SWIGLU_OAI };

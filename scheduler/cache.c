@@ -9,27 +9,33 @@
 #define NAP_LOADING_US 200
 #define NAP_WRITING_US 5000
 
-enum err_code sch_cache_identity(const struct eng_info *info, const char *tenant, const char *salt,
-                                 struct kv_identity *ret_id, struct err *e)
+enum err_code sch_cache_identity(const struct eng_info *info, uint32_t adapter, const char *tenant,
+                                 const char *salt, struct kv_identity *ret_id, struct err *e)
 {
     const uint32_t kv_type = (uint32_t)info->kv_type;
-    const struct kv_field fields[] = {
+    struct kv_field fields[8] = {
         {KV_FIELD_WEIGHTS, sizeof info->weights_digest, info->weights_digest},
         {KV_FIELD_KV_TYPE, sizeof kv_type, &kv_type},
         {KV_FIELD_LAYOUT, sizeof info->kv_layout_id, &info->kv_layout_id},
         {KV_FIELD_ARITHMETIC, sizeof info->arithmetic_id, &info->arithmetic_id},
         {KV_FIELD_ROPE, sizeof info->rope_id, &info->rope_id},
         {KV_FIELD_TENANT, tenant ? (uint32_t)strlen(tenant) : 0, tenant ? tenant : ""},
-        {KV_FIELD_SALT, salt ? (uint32_t)strlen(salt) : 0, salt ? salt : ""},
     };
-    uint32_t n = sizeof fields / sizeof *fields;
-    return kv_identity_make(fields, salt ? n : n - 1, ret_id, e);
+    uint32_t n = 6;
+    if (adapter) {
+        const struct eng_adapter *a = &info->adapters[adapter - 1];
+        fields[n++] = (struct kv_field){KV_FIELD_ADAPTER, sizeof a->digest, a->digest};
+    }
+    if (salt) {
+        fields[n++] = (struct kv_field){KV_FIELD_SALT, (uint32_t)strlen(salt), salt};
+    }
+    return kv_identity_make(fields, n, ret_id, e);
 }
 
 enum err_code sch_kv_fingerprint(const struct eng *eng, uint8_t ret_fingerprint[32], struct err *e)
 {
     struct kv_identity id;
-    enum err_code code = sch_cache_identity(&eng->info, NULL, NULL, &id, e);
+    enum err_code code = sch_cache_identity(&eng->info, 0, NULL, NULL, &id, e);
     if (!code) {
         memcpy(ret_fingerprint, id.root, sizeof id.root);
     }

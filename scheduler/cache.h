@@ -13,9 +13,10 @@
 
 #include "scheduler/loop.h"
 
-/* Any thread. Model, KV format and arithmetic, then tenant and salt (NULL: none). ERR_NOMEM. */
-enum err_code sch_cache_identity(const struct eng_info *info, const char *tenant, const char *salt,
-                                 struct kv_identity *ret_id, struct err *e);
+/* Any thread. Model, KV format and arithmetic, then adapter (0: none), tenant and salt (NULL:
+ * none). ERR_NOMEM. */
+enum err_code sch_cache_identity(const struct eng_info *info, uint32_t adapter, const char *tenant,
+                                 const char *salt, struct kv_identity *ret_id, struct err *e);
 
 /* Tokens of a waiting request that are in RAM; what the disk has of it begins to be read. */
 uint32_t sch_cache_look(struct sch *s, const struct sch_seq *q);

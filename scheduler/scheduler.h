@@ -83,6 +83,7 @@ struct sch_request {
     bool embed;               /* one vector for the prompt, with the END; n_gen_max is 0 */
     enum eng_pooling pooling; /* with embed: how it is made of the prompt's rows */
     const char *tenant;       /* copied; for fairness, and KV is shared inside it. NULL: "" */
+    uint32_t adapter;         /* 0: none, else 1 + its index in the engine's info.adapters */
     const char *cache_salt; /* KV is shared only among equal ones, inside the tenant. NULL: none */
     struct kv_retention retention; /* of the KV it leaves */
     uint64_t deadline_us; /* monotonic; 0: none. Passed: SCH_FINISH_ERROR with ERR_TIMEOUT */

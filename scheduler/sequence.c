@@ -19,6 +19,9 @@ static enum err_code check_request(const struct sch_limits *limits, const struct
                            (int)r->tokens[i], n_vocab);
         }
     }
+    if (r->adapter > limits->eng->info.n_adapter) {
+        return err_set(e, ERR_INVALID, "adapter %u of %u", r->adapter, limits->eng->info.n_adapter);
+    }
     if (limits->eng->info.encoder && !r->embed) {
         return err_set(e, ERR_UNSUPPORTED,
                        "this model is an encoder: it makes embeddings, not text");
@@ -121,6 +124,7 @@ enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_r
     q->sample = r->sample;
     q->ignore_eos = r->ignore_eos;
     q->show_special = r->show_special;
+    q->adapter = r->adapter;
     q->n_show_id = r->n_show_id < SCH_SHOW_MAX ? r->n_show_id : SCH_SHOW_MAX;
     memcpy(q->show_ids, r->show_ids, sizeof q->show_ids);
     q->prompt_logprobs = r->prompt_logprobs;
@@ -130,7 +134,8 @@ enum err_code sch_seq_create(const struct sch_limits *limits, const struct sch_r
     q->retention = r->retention;
     q->shares = limits->shares && (!r->embed || r->pooling == ENG_POOLING_LAST);
     if (q->shares) {
-        code = sch_cache_identity(&limits->eng->info, r->tenant, r->cache_salt, &q->identity, e);
+        code = sch_cache_identity(&limits->eng->info, r->adapter, r->tenant, r->cache_salt,
+                                  &q->identity, e);
     }
     if (!code) {
         code = sch_text_init(&q->text, r->stop, r->n_stop, r->keep_stop, e);

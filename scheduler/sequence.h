@@ -54,6 +54,7 @@ struct sch_seq {
     struct sample_state *counts; /* NULL without penalties */
     bool ignore_eos;
     bool show_special;
+    uint32_t adapter;
     int32_t show_ids[SCH_SHOW_MAX]; /* [n_show_id] */
     uint32_t n_show_id;
     bool prompt_logprobs;

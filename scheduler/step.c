@@ -14,6 +14,7 @@ static void add_slice(struct sch *s, struct sch_seq *q, uint32_t n_tok, uint32_t
                                              .pos = q->n_computed,
                                              .kv = kv_seq_base(q->kv),
                                              .state = q->state,
+                                             .adapter = q->adapter,
                                              .want_hidden = q->pool != NULL,
                                              .out_from = sch_seq_out_from(q, n_tok)};
     ++*n_slice;
