@@ -35,6 +35,9 @@ const struct cfg_option cfg_options[] = {
      .help = "chat template to use instead of the model's own"},
     {BOOL("chat-template-fallback", chat_template_fallback), .deflt = "false",
      .help = "a chat template that does not parse gives way to a built-in one"},
+    {STRING("lora", lora), .unit = "NAME=FILE[:SCALE]", .list = true,
+     .help = "LoRA adapter in GGUF format, for requests with model \"MODEL:NAME\" or lora \"NAME\"; "
+             "may be given several times, or with commas between"},
     {STRING("sampling", sampling), .deflt = "model", .unit = "SPEC",
      .help = "sampling of requests that do not say: model (as its file recommends), openai, or "
              "values over the model's, temperature=0.7,top_k=20"},

@@ -2,6 +2,7 @@
 #ifndef CONFIG_OPTION_TABLE_H
 #define CONFIG_OPTION_TABLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,7 @@ struct cfg_option {
     const char *auto_word; /* a word that stands for 0, then legal below min; or NULL */
     const char *unit;      /* how a value is shown in help: FILE, N, SIZE, SECONDS */
     const char *help;
+    bool list;         /* a string that may be given several times: joined by commas */
     const char *group; /* heading in help, at the first option of each group; else NULL */
 };
 

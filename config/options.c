@@ -102,9 +102,14 @@ static bool parse_choice(const char *choices, const char *text, uint64_t *ret_v)
     return false;
 }
 
-static enum err_code set_string(char **field, const char *text, struct err *e)
+/* before: what goes in front of it, and a comma; NULL: nothing. */
+static enum err_code set_string(char **field, const char *before, const char *text, struct err *e)
 {
-    char *copy = strdup(text);
+    size_t n = strlen(text) + (before ? strlen(before) + 1 : 0) + 1;
+    char *copy = malloc(n);
+    if (copy) {
+        (void)snprintf(copy, n, "%s%s%s", before ? before : "", before ? "," : "", text);
+    }
     if (!copy) {
         return err_set(e, ERR_NOMEM, "out of memory for the configuration");
     }
@@ -124,12 +129,14 @@ static enum err_code set_value(struct loading *l, size_t i, enum source from, co
         return ERR_OK;
     }
     switch (o->kind) {
-    case CFG_KIND_STRING:
+    case CFG_KIND_STRING: {
+        bool again = o->list && l->source_of[i] == from && from != SOURCE_DEFAULT;
         if (!text[0] && from != SOURCE_DEFAULT) {
             return bad_value(o, from, text, e);
         }
         l->source_of[i] = from;
-        return set_string(field, text, e);
+        return set_string(field, again ? *(char **)field : NULL, text, e);
+    }
     case CFG_KIND_BOOL:
         if (!parse_bool(text, &b)) {
             return bad_value(o, from, text, e);
@@ -196,7 +203,7 @@ static enum err_code read_flags(struct loading *l, int argc, char **argv, struct
             }
             text = argv[++k];
         }
-        if (l->source_of[i] == SOURCE_FLAG) {
+        if (l->source_of[i] == SOURCE_FLAG && !cfg_options[i].list) {
             return err_set(e, ERR_INVALID, "--%s is given twice", cfg_options[i].name);
         }
         enum err_code code = set_value(l, i, SOURCE_FLAG, text, e);
@@ -270,7 +277,7 @@ static enum err_code resolve_kv_dir(struct cfg *c, cfg_env_fn *env, void *env_ar
     struct buf path = {0};
     buf_printf(&path, "%s%s/kvasir/kv", base, base == xdg ? "" : "/.cache");
     enum err_code code = buf_ok(&path)
-                             ? set_string(&c->kv_dir, buf_str(&path), e)
+                             ? set_string(&c->kv_dir, NULL, buf_str(&path), e)
                              : err_set(e, ERR_NOMEM, "out of memory for the configuration");
     buf_free(&path);
     return code;

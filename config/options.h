@@ -35,6 +35,7 @@ struct cfg {
     char *alias;
     char *chat_template;
     bool chat_template_fallback;
+    char *lora;             /* see server/lora_option.h */
     char *sampling;         /* see server/sampling.h */
     uint64_t pooling;       /* enum cfg_pooling */
     uint64_t ctx_tok;       /* 0: the trained length */

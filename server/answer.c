@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "server/embeddings.h"
+#include "server/model.h"
 #include "server/openai_response.h"
 #include "server/srv.h"
 
@@ -129,6 +130,7 @@ static void fill_request(const struct srv_job *j, const struct srv_answer *a,
         .keep_stop = q->keep_stop,
         .ignore_eos = q->ignore_eos,
         .show_special = !q->skip_special,
+        .adapter = q->adapter,
         .n_show_id = q->tools ? j->srv->tools.n_show_id : 0,
         .embed = q->api == SRV_API_EMBEDDING,
         .pooling = j->srv->pooling,
@@ -188,7 +190,8 @@ static bool submit_next(struct srv_job *j, struct srv_answer *a, struct srv_fail
 bool srv_answer_submit(struct srv_job *j, struct srv_answer *a, struct srv_fail *f)
 {
     struct srv *s = j->srv;
-    const struct srv_model_view view = {s->eng, s->model_name, s->fingerprint};
+    const struct srv_model_view view = {s->eng, srv_model_name(s, a->request.adapter),
+                                        s->fingerprint};
     bool embeds = a->request.api == SRV_API_EMBEDDING;
     size_t n_now = embeds && a->n_choice > SRV_INPUT_WINDOW ? SRV_INPUT_WINDOW : a->n_choice;
     bool good = true;
@@ -294,7 +297,8 @@ static bool take_event(struct srv_job *j, struct srv_answer *a, struct srv_choic
                        const struct sch_event *ev, struct buf *out)
 {
     struct srv *s = j->srv;
-    const struct srv_model_view view = {s->eng, s->model_name, s->fingerprint};
+    const struct srv_model_view view = {s->eng, srv_model_name(s, a->request.adapter),
+                                        s->fingerprint};
     if (ev->kind == SCH_EVENT_END &&
         (ev->finish == SCH_FINISH_ERROR || ev->finish == SCH_FINISH_CANCELLED)) {
         struct srv_fail f = {0};
@@ -372,7 +376,7 @@ static void end_answer(struct srv_job *j, struct srv_answer *a)
         srv_job_stream_end(j, false);
     } else {
         if (a->request.api == SRV_API_EMBEDDING) {
-            srv_embeddings_whole(a, j->srv->model_name, a->n_embd, &out);
+            srv_embeddings_whole(a, srv_model_name(j->srv, a->request.adapter), a->n_embd, &out);
         } else {
             srv_response_whole(a, &out);
         }

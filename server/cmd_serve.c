@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "config/options.h"
 #include "server/commands.h"
+#include "server/lora_option.h"
 #include "server/serve.h"
 
 #include <inttypes.h>
@@ -22,6 +23,11 @@ static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struc
 {
     static const enum eng_kv_type kv_types[] = {ENG_KV_AUTO, ENG_KV_F32, ENG_KV_BF16, ENG_KV_INT8};
     uint64_t tenth = 0;
+    struct srv_lora_list loras = {0};
+    enum err_code code = srv_lora_parse(cfg->lora, &loras, e);
+    if (code != ERR_OK) {
+        return code;
+    }
     const struct eng_options options = {
         .model_path = cfg->model,
         .chat_template_path = cfg->chat_template,
@@ -30,11 +36,15 @@ static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struc
         .n_thread = (uint32_t)cfg->n_thread,
         .kv_type = kv_types[cfg->kv_type],
         .isa = cfg_isa_name(cfg),
+        .adapters = loras.files,
+        .n_adapter = loras.n,
         .progress = on_progress,
         .progress_arg = &tenth,
     };
     log_info("loading %s", cfg->model);
-    return eng_open(&options, ret_g, e);
+    code = eng_open(&options, ret_g, e);
+    srv_lora_finish(&loras);
+    return code;
 }
 
 int cmd_serve(int argc, char **argv)

@@ -33,11 +33,16 @@ static void put_health(struct srv *s, bool for_new_requests, struct buf *out,
     buf_printf(out, "{\"status\":\"%s\"}", word);
 }
 
-static void put_model(const struct srv *s, struct buf *out)
+static void put_model(const struct srv *s, uint32_t adapter, struct buf *out)
 {
     const struct eng_info *info = &s->eng->info;
+    const char *name = srv_model_name(s, adapter);
     buf_puts(out, "{\"id\":");
-    buf_json_string(out, s->model_name, strlen(s->model_name));
+    buf_json_string(out, name, strlen(name));
+    if (adapter) {
+        buf_puts(out, ",\"parent\":");
+        buf_json_string(out, s->model_name, strlen(s->model_name));
+    }
     buf_printf(out,
                ",\"object\":\"model\",\"created\":%" PRId64
                ",\"owned_by\":\"kvasir\",\"max_model_len\":%u,\"meta\":{\"architecture\":",
@@ -80,9 +85,10 @@ static bool put_one_model(struct srv *s, const char *encoded, struct buf *out, s
 {
     struct buf id = {0};
     percent_decode(encoded, &id);
-    bool found = srv_model_is(s, buf_str(&id), id.len);
+    uint32_t adapter = 0;
+    bool found = srv_model_find(s, buf_str(&id), id.len, &adapter);
     if (found) {
-        put_model(s, out);
+        put_model(s, adapter, out);
     } else {
         (void)srv_fail(f, 404, "model_not_found", "model",
                        "the model '%.100s' does not exist; this server has '%.100s'", buf_str(&id),
@@ -117,7 +123,10 @@ bool srv_control(struct srv_job *j, struct buf *out, struct srv_control_reply *r
         return put_one_model(s, j->path + strlen(j->route->path), out, f);
     }
     buf_puts(out, "{\"object\":\"list\",\"data\":[");
-    put_model(s, out);
+    for (uint32_t i = 0; i <= s->eng->info.n_adapter; i++) {
+        buf_puts(out, i ? "," : "");
+        put_model(s, i, out);
+    }
     buf_puts(out, "]}");
     return true;
 }

@@ -201,10 +201,60 @@ static bool same(const char *a, const char *name, size_t n)
     return strlen(a) == n && memcmp(a, name, n) == 0;
 }
 
-bool srv_model_is(const struct srv *s, const char *name, size_t n)
+static bool is_base(const struct srv *s, const char *name, size_t n)
 {
     return same(s->model_name, name, n) || (n && same(file_name(s), name, n)) ||
            same(s->eng->info.name, name, n);
+}
+
+uint32_t srv_model_adapter(const struct srv *s, const char *name, size_t n)
+{
+    const struct eng_info *info = &s->eng->info;
+    for (uint32_t i = 0; i < info->n_adapter; i++) {
+        if (same(info->adapters[i].name, name, n)) {
+            return i + 1;
+        }
+    }
+    return 0;
+}
+
+bool srv_model_find(const struct srv *s, const char *name, size_t n, uint32_t *ret_adapter)
+{
+    size_t n_base = n; /* adapters' names have no colon */
+    while (n_base && name[n_base - 1] != ':') {
+        n_base--;
+    }
+    uint32_t adapter = n_base ? srv_model_adapter(s, name + n_base, n - n_base) : 0;
+    bool with = adapter && is_base(s, name, n_base - 1);
+    bool found = with || is_base(s, name, n);
+    if (found) {
+        *ret_adapter = with ? adapter : 0;
+    }
+    return found;
+}
+
+const char *srv_model_name(const struct srv *s, uint32_t adapter)
+{
+    return adapter ? s->adapter_names[adapter - 1] : s->model_name;
+}
+
+/* "MODEL:ADAPTER" of each. */
+static enum err_code name_adapters(struct srv *s, struct err *e)
+{
+    const struct eng_info *info = &s->eng->info;
+    bool good = true;
+    s->adapter_names = calloc(info->n_adapter + 1, sizeof(char *));
+    for (uint32_t i = 0; s->adapter_names && i < info->n_adapter; i++) {
+        size_t n = strlen(s->model_name) + strlen(info->adapters[i].name) + 2;
+        char *name = malloc(n);
+        if (name) {
+            (void)snprintf(name, n, "%s:%s", s->model_name, info->adapters[i].name);
+            log_info("adapter %s", name);
+        }
+        good = good && name;
+        s->adapter_names[i] = name;
+    }
+    return good && s->adapter_names ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a name");
 }
 
 enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e)
@@ -215,6 +265,9 @@ enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e)
     if (code == ERR_OK) {
         s->model_name = name_of(s);
         code = s->model_name ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a name");
+    }
+    if (code == ERR_OK) {
+        code = name_adapters(s, e);
     }
     if (code == ERR_OK) {
         code = srv_sampling_make(s->cfg->sampling, &s->eng->info.sampling, &s->sampling, e);
@@ -246,8 +299,13 @@ void srv_model_close(struct srv *s)
 {
     sch_destroy(s->sch);
     kv_store_destroy(s->kv);
+    for (uint32_t i = 0; s->adapter_names && i < s->eng->info.n_adapter; i++) {
+        free(s->adapter_names[i]);
+    }
+    free(s->adapter_names);
     eng_close(s->eng);
     free(s->model_name);
+    s->adapter_names = NULL;
     s->sch = NULL;
     s->kv = NULL;
     s->eng = NULL;

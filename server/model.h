@@ -9,8 +9,13 @@
  * came of it. On failure nothing is left behind. */
 enum err_code srv_model_open(struct srv *s, srv_open_fn *open, struct err *e);
 /* Whether a request's `model` means the one that is served: its name here (the alias, else the
- * file's name without ".gguf"), the file's name, or the name the file gives itself. Ready only. */
-bool srv_model_is(const struct srv *s, const char *name, size_t n);
+ * file's name without ".gguf"), the file's name, or the name the file gives itself; each also with
+ * ":ADAPTER" behind it. *ret_adapter: 0, or 1 + the adapter's index. Ready only. */
+bool srv_model_find(const struct srv *s, const char *name, size_t n, uint32_t *ret_adapter);
+/* 1 + the index of the adapter of that name, 0: there is none. */
+uint32_t srv_model_adapter(const struct srv *s, const char *name, size_t n);
+/* What the model is called with that adapter. */
+const char *srv_model_name(const struct srv *s, uint32_t adapter);
 /* Running answers get drain_s to end. After it every stream has its END. */
 void srv_model_drain(struct srv *s);
 /* When all streams were released. */

@@ -46,6 +46,7 @@ struct field {
 /* clang-format off */
 static const struct field fields[] = {
     {"model", IN_ALL, .kind = FIELD_TEXT, AT(model)},
+    {"lora", IN_ALL, .kind = FIELD_TEXT, AT(lora)},
     {"prompt", IN_COMPLETION, OWN(srv_field_prompt)},
     {"messages", IN_CHAT, OWN(srv_field_messages)},
     {"input", IN_EMBEDDING, OWN(srv_field_prompt)},

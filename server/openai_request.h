@@ -43,6 +43,8 @@ struct srv_request {
     enum srv_api api;
     cJSON *root;       /* the whole body; strings below point into it */
     const char *model; /* NULL: not given */
+    const char *lora;  /* name of an adapter; NULL: not given */
+    uint32_t adapter;  /* which it is, as in sch_request: the caller's to set */
 
     struct srv_prompt *prompts; /* [n_prompt], of a completion; inputs of an embedding */
     size_t n_prompt;

@@ -180,14 +180,33 @@ static bool make_prompts(struct srv *s, const struct srv_request *r,
 
 /* ---- the routes with a body */
 
-static bool model_is_served(const struct srv *s, const char *name, struct srv_fail *f)
+static bool model_is_served(const struct srv *s, const char *name, uint32_t *ret_adapter,
+                            struct srv_fail *f)
 {
-    if (name && !srv_model_is(s, name, strlen(name))) {
+    if (name && !srv_model_find(s, name, strlen(name), ret_adapter)) {
         return srv_fail(f, 404, "model_not_found", "model",
                         "the model '%.100s' does not exist; this server has '%.100s'", name,
                         s->model_name);
     }
     return true;
+}
+
+/* The adapter, by the model's name or by the field of its own. */
+static bool find_adapter(const struct srv *s, struct srv_request *r, struct srv_fail *f)
+{
+    uint32_t by_name = 0;
+    if (!model_is_served(s, r->model, &by_name, f)) {
+        return false;
+    }
+    r->adapter = r->lora ? srv_model_adapter(s, r->lora, strlen(r->lora)) : by_name;
+    if (r->lora && !r->adapter) {
+        return srv_fail(f, 404, "model_not_found", "lora",
+                        "the adapter '%.100s' does not exist; this server has %u", r->lora,
+                        s->eng->info.n_adapter);
+    }
+    return !by_name || by_name == r->adapter ||
+           srv_fail(f, 400, "invalid_value", "lora",
+                    "lora '%.60s' is not the adapter that model '%.100s' names", r->lora, r->model);
 }
 
 /* Encoders make embeddings alone, and not every model makes them. */
@@ -213,7 +232,7 @@ static bool generate(struct srv_job *j, struct srv_request *r, struct srv_fail *
     size_t n_prompt = r->api == SRV_API_CHAT ? 1 : r->n_prompt;
     struct srv_answer *a = NULL;
     struct err e = {0};
-    if (!model_is_served(s, r->model, f) || !model_can(s, r->api, f)) {
+    if (!find_adapter(s, r, f) || !model_can(s, r->api, f)) {
         return false;
     }
     if (r->tools && !s->tools.shown) {
@@ -344,8 +363,10 @@ static bool run_with_object(struct srv_job *j,
         return false;
     }
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
-    bool good = model_is_served(j->srv, cJSON_IsString(model) ? model->valuestring : NULL, f) &&
-                run(j, root, f);
+    uint32_t adapter = 0; /* all have the same tokens */
+    bool good =
+        model_is_served(j->srv, cJSON_IsString(model) ? model->valuestring : NULL, &adapter, f) &&
+        run(j, root, f);
     cJSON_Delete(root);
     return good;
 }

@@ -43,6 +43,7 @@ struct srv {
     struct srv_sampling sampling; /* of requests that do not say */
     bool embeds;                  /* /v1/embeddings works */
     enum eng_pooling pooling;     /* how */
+    char **adapter_names;         /* [info.n_adapter] "MODEL:ADAPTER" */
     char *model_name;             /* the alias, else the file's name without its suffix */
     int64_t model_created_s;
     char fingerprint[24]; /* of model and arithmetic: system_fingerprint */

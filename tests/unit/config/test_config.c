@@ -114,6 +114,21 @@ static void check_error(const char *const *args, struct fake_env *env, const cha
     assert_int_equal(c.port, 7); /* outputs stay untouched */
 }
 
+/* A flag that names one of several things. */
+static void test_lists(void **state)
+{
+    (void)state;
+    struct fake_env env = {{"KVASIR_LORA"}, {"c=3"}};
+    struct cfg c;
+    struct err e = {0};
+    assert_int_equal(load(ARGS("--lora", "a=1", "--lora", "b=2"), &env, &c, &e), ERR_OK);
+    assert_string_equal(c.lora, "a=1,b=2");
+    cfg_finish(&c);
+    assert_int_equal(load(NO_ARGS, &env, &c, &e), ERR_OK);
+    assert_string_equal(c.lora, "c=3");
+    cfg_finish(&c);
+}
+
 static void test_errors(void **state)
 {
     (void)state;
@@ -306,9 +321,10 @@ int main(int argc, char **argv)
         return write_sample(argv[2]);
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_precedence),
-        cmocka_unit_test(test_errors),   cmocka_unit_test(test_open_hosts),
-        cmocka_unit_test(test_kv_dir),   cmocka_unit_test(test_yaml),
-        cmocka_unit_test(test_table),    cmocka_unit_test(test_sample)};
+        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_lists),      cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_open_hosts), cmocka_unit_test(test_kv_dir),
+        cmocka_unit_test(test_yaml),       cmocka_unit_test(test_table),
+        cmocka_unit_test(test_sample)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
