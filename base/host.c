@@ -74,8 +74,12 @@ uint64_t host_free_bytes(void)
     uint64_t limit = 0;
     uint64_t used = 0;
     uint64_t file_cache = 0;
-    if (cgroup_path("memory.max", path, sizeof path) && read_u64(path, NULL, &limit) &&
-        cgroup_path("memory.current", path, sizeof path) && read_u64(path, NULL, &used)) {
+    const char *const limits[] = {"memory.max", "memory.high"}; /* beyond the second all is slow */
+    for (int i = 0; i < 2; i++) {
+        if (!cgroup_path(limits[i], path, sizeof path) || !read_u64(path, NULL, &limit) ||
+            !cgroup_path("memory.current", path, sizeof path) || !read_u64(path, NULL, &used)) {
+            continue; /* there is no such limit */
+        }
         if (cgroup_path("memory.stat", path, sizeof path) &&
             read_u64(path, "inactive_file", &file_cache)) {
             used -= file_cache < used ? file_cache : used;

@@ -1,6 +1,9 @@
 #include "kvstore/arena.h"
 
+#include "base/units.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -88,6 +91,28 @@ static uint32_t phase_of(size_t frame_bytes)
     return n * frame_bytes % KV_HUGE_BYTES == 0 ? n : 1;
 }
 
+/* Maps the whole file where huge pages can be: at a multiple of their size. NULL and errno. */
+static uint8_t *map_aligned(int fd, size_t n_byte)
+{
+    size_t reserved = n_byte + KV_HUGE_BYTES;
+    uint8_t *p =
+        mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    uint8_t *base = (uint8_t *)units_align((size_t)p, KV_HUGE_BYTES);
+    void *bytes = mmap(base, n_byte, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    size_t front = (size_t)(base - p);
+    size_t kept = bytes == MAP_FAILED ? 0 : units_align(n_byte, 4096);
+    int errno_value = errno;
+    if (front > 0) {
+        (void)munmap(p, front);
+    }
+    (void)munmap(base + kept, reserved - front - kept);
+    errno = errno_value;
+    return bytes == MAP_FAILED ? NULL : bytes;
+}
+
 enum err_code kv_arena_init(struct kv_arena *a, uint32_t n_frame, size_t frame_bytes, struct err *e)
 {
     enum err_code code = ERR_OK;
@@ -110,13 +135,12 @@ enum err_code kv_arena_init(struct kv_arena *a, uint32_t n_frame, size_t frame_b
                          n_frame, frame_bytes);
         goto out;
     }
-    void *bytes = mmap(NULL, n_frame * frame_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
-    if (bytes == MAP_FAILED) {
+    a->bytes = map_aligned(a->fd, n_frame * frame_bytes);
+    if (!a->bytes) {
         code = err_errno(e, ERR_NOMEM, errno, "cannot map KV memory of %u frames of %zu bytes",
                          n_frame, frame_bytes);
         goto out;
     }
-    a->bytes = bytes;
     for (uint32_t n = 0; n <= KV_EXTENT_FRAMES_MAX; n++) {
         a->extents_by_free[n] = EXTENT_NONE;
     }
@@ -221,8 +245,27 @@ uint32_t kv_arena_take(struct kv_arena *a, uint32_t prev_frame, uint32_t chunk_i
     }
     if (f != KV_FRAME_NONE) {
         kv_arena_map(a, f);
+        a->n_touched += !a->frames[f].is_touched;
+        a->frames[f].is_touched = true;
     }
     return f;
+}
+
+uint32_t kv_arena_punch(struct kv_arena *a, uint32_t n)
+{
+    uint32_t n_punched = 0;
+    for (uint32_t i = 0; i < a->n_frame && n_punched < n && a->n_touched > 0; i++) {
+        uint32_t f = a->punch_at++ % a->n_frame;
+        a->punch_at %= a->n_frame;
+        if (a->frames[f].is_touched && state_of(&a->frames[f]) == KV_FRAME_FREE &&
+            fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      (off_t)((uint64_t)f * a->frame_bytes), (off_t)a->frame_bytes) == 0) {
+            a->frames[f].is_touched = false;
+            a->n_touched--;
+            n_punched++;
+        }
+    }
+    return n_punched;
 }
 
 void kv_arena_map(struct kv_arena *a, uint32_t frame)

@@ -1,6 +1,6 @@
 /* Physical memory of the KV store: one memfd of the whole budget, cut into frames of one chunk.
- * Pages appear when first written and then stay with their frame: frames are recycled, never
- * punched, so that I/O in flight always lands in the page that readers see.
+ * Pages appear when first written and then stay with their frame. Only of a free frame, which no
+ * I/O can have, are they ever given back, and only when memory is short.
  *
  * Every frame is in exactly one state, derived from who holds it: mappings of live sequences, the
  * prefix index, a read or a write of the disk tier. A frame nobody holds is free at once.
@@ -34,7 +34,8 @@ struct kv_frame {
     uint32_t n_map;  /* live sequences that map it */
     uint16_t n_read; /* reads in flight into it */
     uint16_t n_write;
-    bool held; /* by the prefix index */
+    bool held;       /* by the prefix index */
+    bool is_touched; /* was handed out since its memory was last given back */
 };
 
 #define KV_EXTENT_FRAMES_MAX 64
@@ -59,6 +60,8 @@ struct kv_arena {
     struct kv_extent *extents; /* [n_extent] */
     uint32_t extents_by_free[KV_EXTENT_FRAMES_MAX + 1]; /* list heads */
     uint64_t n_by_state[KV_FRAME_STATES];               /* sums to n_frame, always */
+    uint32_t n_touched;
+    uint32_t punch_at;
 };
 
 /* n_frame >= 1; frame_bytes a multiple of 4 KiB. ERR_NOMEM when the kernel refuses. */
@@ -75,6 +78,9 @@ void kv_arena_map(struct kv_arena *a, uint32_t frame);
 void kv_arena_unmap(struct kv_arena *a, uint32_t frame);
 void kv_arena_hold(struct kv_arena *a, uint32_t frame, bool held);
 void kv_arena_io(struct kv_arena *a, uint32_t frame, int n_read_more, int n_write_more);
+
+/* Gives back the memory of up to n free frames; returns of how many. */
+uint32_t kv_arena_punch(struct kv_arena *a, uint32_t n);
 
 static inline uint8_t *kv_arena_frame(const struct kv_arena *a, uint32_t frame)
 {

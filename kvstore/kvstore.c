@@ -10,6 +10,9 @@
 /* Shares of the mappings one process may have that are the store's by default. */
 #define VMA_SHARE_NUM   6
 #define VMA_SHARE_DEN   10
+#define N_SHRINK        16 /* frames given back at once */
+#define PREFAULT_BYTES  ((uint64_t)128 << 20)
+#define PREFAULT_DEN    8  /* of ram_bytes, where that is less */
 #define PIN_PERCENT_MAX 90 /* the rest is for those who run */
 
 static uint32_t default_n_vma_max(void)
@@ -62,6 +65,13 @@ static uint32_t node_limit(const struct kv_store *s)
     return n < INT32_MAX ? (uint32_t)n : INT32_MAX;
 }
 
+static uint64_t prefault_bytes(const struct kv_options *o)
+{
+    uint64_t most = o->ram_bytes / PREFAULT_DEN;
+    uint64_t n = o->prefault_bytes ? o->prefault_bytes : PREFAULT_BYTES;
+    return o->prefault_bytes == KV_NO_PREFAULT ? 0 : n < most ? n : most;
+}
+
 enum err_code kv_store_create(const struct kv_options *options, struct kv_store **ret_s,
                               struct err *e)
 {
@@ -79,6 +89,10 @@ enum err_code kv_store_create(const struct kv_options *options, struct kv_store 
     uint32_t n_frame = (uint32_t)(options->ram_bytes / options->chunk_bytes);
     (void)pthread_mutex_init(&s->stats_mu, NULL);
     code = kv_arena_init(&s->arena, n_frame, options->chunk_bytes, e);
+    if (code) {
+        goto out;
+    }
+    code = kv_pager_start(&s->pager, &s->arena, prefault_bytes(options), options->bytes_left, e);
     if (code) {
         goto out;
     }
@@ -184,6 +198,7 @@ void kv_store_destroy(struct kv_store *s)
         return;
     }
     closing_retry(s);
+    kv_pager_stop(&s->pager);
     if (kv_spill_finish(s)) { /* else I/O may still come into the frames */
         kv_arena_finish(&s->arena);
     }
@@ -238,13 +253,41 @@ void kv_seq_close(struct kv_seq *q)
     kv_publish(s);
 }
 
+/* Frames in use beyond what memory allows. */
+static uint64_t n_frame_over(const struct kv_store *s)
+{
+    uint64_t n_used = s->arena.n_frame - s->arena.n_by_state[KV_FRAME_FREE];
+    uint64_t limit = atomic_load(&s->pager.n_frame_limit);
+    return n_used >= limit && limit < s->arena.n_frame ? n_used - limit + 1 : 0;
+}
+
 uint32_t kv_frame_take(struct kv_store *s, uint32_t prev_frame, uint32_t chunk_idx)
 {
+    if (n_frame_over(s) > 0) {
+        (void)kv_evict_frame(s); /* who runs takes what he needs; the cache gives way */
+    }
     uint32_t f = kv_arena_take(&s->arena, prev_frame, chunk_idx);
     while (f == KV_FRAME_NONE && kv_evict_frame(s)) {
         f = kv_arena_take(&s->arena, prev_frame, chunk_idx);
     }
+    if (f != KV_FRAME_NONE) {
+        kv_pager_took(&s->pager, f);
+    }
     return f;
+}
+
+void kv_shrink(struct kv_store *s)
+{
+    uint64_t limit = atomic_load(&s->pager.n_frame_limit);
+    if (s->arena.n_touched < limit || limit == s->arena.n_frame) {
+        return;
+    }
+    for (uint32_t i = 0; i < N_SHRINK && n_frame_over(s) > 0 && kv_evict_frame(s); i++) {
+    }
+    uint64_t n_more = s->arena.n_touched - limit;
+    s->counters.n_punched +=
+        kv_arena_punch(&s->arena, n_more < N_SHRINK ? (uint32_t)n_more : N_SHRINK);
+    kv_publish(s);
 }
 
 enum err_code kv_seq_append(struct kv_seq *q, const uint32_t *frames, uint32_t n, bool read_only,
@@ -368,7 +411,14 @@ void kv_publish(struct kv_store *s)
         .n_frame_cached = n[KV_FRAME_CACHED],
         .n_frame_loading = n[KV_FRAME_LOADING],
         .n_frame_writing = n[KV_FRAME_WRITING],
+        .n_frame_limit = atomic_load(&s->pager.n_frame_limit),
+        .n_frame_touched = s->arena.n_touched,
+        .n_frame_punched = s->counters.n_punched,
+        .populated_bytes = atomic_load(&s->pager.populated_bytes),
+        .huge_bytes = atomic_load(&s->pager.huge_bytes),
         .n_vma = s->n_vma,
+        .n_vma_max = s->options.n_vma_max,
+        .n_vma_copy = s->counters.n_vma_copy,
         .n_seq = s->n_seq,
         .chunk_bytes = s->options.chunk_bytes,
         .chunk_tok = s->options.chunk_tok,

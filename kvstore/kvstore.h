@@ -50,13 +50,20 @@ struct kv_disk_options {
     const struct kv_io_hook *hook;
 };
 
+#define KV_NO_PREFAULT UINT64_MAX
+
 struct kv_options {
     uint64_t ram_bytes;     /* budget; rounded down to whole frames, at least one */
     uint32_t chunk_tok;     /* tokens per chunk, a power of two */
     size_t chunk_bytes;     /* a multiple of 4 KiB */
     uint32_t n_seq_tok_max; /* longest sequence: the size of each reserved range */
     uint32_t n_vma_max;     /* mappings the store may use; 0: 0.6 × vm.max_map_count */
-    uint32_t pin_percent;   /* of frames, and of slots, that pins may hold; 0: 50, at most 90 */
+    /* Memory populated ahead of need by a thread, as huge pages where the kernel gives any; the
+     * same thread watches what memory is left. 0: 128 MiB, or an eighth of ram_bytes where that is
+     * less; KV_NO_PREFAULT: no such thread. */
+    uint64_t prefault_bytes;
+    uint64_t (*bytes_left)(void); /* for tests; NULL: what the machine and the cgroup have left */
+    uint32_t pin_percent; /* of frames, and of slots, that pins may hold; 0: 50, at most 90 */
     struct kv_disk_options disk;
 };
 
@@ -192,7 +199,14 @@ struct kv_stats {
     uint64_t n_frame_cached; /* held by the prefix index alone */
     uint64_t n_frame_loading;
     uint64_t n_frame_writing;
+    uint64_t n_frame_limit;   /* fewer than the total while memory is short: cached ones give way */
+    uint64_t n_frame_touched; /* have memory behind them */
+    uint64_t n_frame_punched; /* times that a frame's memory was given back */
+    uint64_t populated_bytes; /* ahead of need */
+    uint64_t huge_bytes;      /* of these, made huge pages by collapsing */
     uint64_t n_vma;
+    uint64_t n_vma_max;
+    uint64_t n_vma_copy; /* chunks copied because the mappings were used up */
     uint64_t n_seq;
     size_t chunk_bytes;
     uint32_t chunk_tok;

@@ -47,6 +47,55 @@ static bool vma_fits(const struct kv_seq *q, const uint32_t *frames, uint32_t n,
            s->options.n_vma_max;
 }
 
+static void count_hit(struct kv_store *s, uint32_t node, uint32_t n_tok)
+{
+    struct kv_node *n = node_at(s, node);
+    *(n->from_disk ? &s->counters.n_tok_hit_disk : &s->counters.n_tok_hit_ram) += n_tok;
+    n->from_disk = false;
+}
+
+/* Copies sealed chunks behind q's path, as long as the copies lie side by side: all of them take
+ * one mapping. For when sharing would take more than are left. */
+static void copy_full(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_max)
+{
+    struct kv_store *s = q->store;
+    const uint32_t n_tok_chunk = s->options.chunk_tok;
+    uint32_t first = q->n_path;
+    for (uint32_t c = first; (c + 1) * n_tok_chunk <= n_tok_max; c++) {
+        uint32_t node =
+            kv_index_child(&s->index, parent_of(q, c), tokens + c * n_tok_chunk, n_tok_chunk);
+        if (node == KV_NODE_NONE || node_at(s, node)->state != KV_NODE_SEALED ||
+            node_at(s, node)->frame == KV_FRAME_NONE) {
+            return;
+        }
+        node_at(s, node)->n_ref++; /* making room does not take it */
+        kv_node_update(s, node);
+        uint32_t prev = c > first ? q->range.frames[c - 1] : KV_FRAME_NONE; /* where most is free */
+        uint32_t frame = kv_frame_take(s, prev, c);
+        bool has_frame = frame != KV_FRAME_NONE;
+        if (has_frame && c > first && frame != prev + 1) {
+            kv_arena_unmap(&s->arena, frame);
+            has_frame = false;
+        }
+        if (has_frame) {
+            memcpy(kv_arena_frame(&s->arena, frame),
+                   kv_arena_frame(&s->arena, node_at(s, node)->frame), s->options.chunk_bytes);
+            has_frame = kv_seq_append(q, &frame, 1, true, NULL) == ERR_OK;
+        }
+        if (has_frame) {
+            kv_path_push(q, node);
+            count_hit(s, node, n_tok_chunk);
+            q->n_tok = q->n_path * n_tok_chunk;
+            s->counters.n_vma_copy++;
+        }
+        node_at(s, node)->n_ref--;
+        kv_node_update(s, node);
+        if (!has_frame) {
+            return;
+        }
+    }
+}
+
 /* Shares the full chunks of the prompt that lie sealed in RAM behind q's path. */
 static void share_full(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_max)
 {
@@ -67,24 +116,28 @@ static void share_full(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_m
         return;
     }
     q->n_tok = from * n_tok_chunk; /* what was copied or computed of the next chunk is in it */
+    bool fits = vma_fits(q, s->frame_buf, n, true);
+    s->n_vma += fits ? 0 : 1; /* one for the copies */
     while (n > 0 && !vma_fits(q, s->frame_buf, n, true)) {
         n--;
     }
+    s->n_vma -= fits ? 0 : 1;
     for (uint32_t i = 0; i < n; i++) {
         kv_arena_map(&s->arena, s->frame_buf[i]);
     }
-    if (n == 0 || kv_seq_append(q, s->frame_buf, n, true, NULL)) {
+    if (n > 0 && kv_seq_append(q, s->frame_buf, n, true, NULL)) {
         return;
     }
     for (uint32_t i = 0; i < n; i++) {
         uint32_t at = (from + i) * n_tok_chunk;
         node = kv_index_child(&s->index, parent_of(q, from + i), tokens + at, n_tok_chunk);
-        *(node_at(s, node)->from_disk ? &s->counters.n_tok_hit_disk : &s->counters.n_tok_hit_ram) +=
-            n_tok_chunk;
-        node_at(s, node)->from_disk = false;
+        count_hit(s, node, n_tok_chunk);
         kv_path_push(q, node);
     }
     q->n_tok = q->n_path * n_tok_chunk;
+    if (!fits) {
+        copy_full(q, tokens, n_tok_max);
+    }
 }
 
 static void visit_on_disk(void *arg, uint32_t node, uint32_t n_common)
@@ -207,7 +260,8 @@ static void share_part(struct kv_seq *q, const int32_t *tokens, uint32_t n_tok_m
     struct kv_store *s = q->store;
     const uint32_t n_tok_chunk = s->options.chunk_tok;
     uint32_t at = q->n_path * n_tok_chunk;
-    uint32_t n = n_tok_max - at < n_tok_chunk ? n_tok_max - at : n_tok_chunk;
+    /* All of a chunk is share_full's: here is one only when no mapping was left for it. */
+    uint32_t n = n_tok_max - at < n_tok_chunk ? n_tok_max - at : n_tok_chunk - 1;
     struct kv_nearest best = {.store = s, .node = KV_NODE_NONE, .n_common = q->n_tok - at};
     kv_index_near(&s->index, parent_of(q, q->n_path), tokens + at, n, kv_visit_nearest, &best);
     if (best.node == KV_NODE_NONE) {

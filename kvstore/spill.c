@@ -577,6 +577,7 @@ void kv_poll(struct kv_store *s)
     s->now_us = clock_mono_us();
     s->now_s = (uint32_t)clock_unix_s();
     kv_retention_sweep(s);
+    kv_shrink(s);
     if (!s->options.disk.dir) {
         return;
     }

@@ -6,6 +6,7 @@
 #include "kvstore/arena.h"
 #include "kvstore/evict.h"
 #include "kvstore/kvstore.h"
+#include "kvstore/pager.h"
 #include "kvstore/prefix_index.h"
 #include "kvstore/sketch.h"
 #include "kvstore/spill.h"
@@ -41,6 +42,8 @@ struct kv_counters {
     uint64_t n_evict_disk;
     uint64_t n_copy;
     uint64_t n_expired;
+    uint64_t n_punched;
+    uint64_t n_vma_copy;
     uint64_t n_read; /* slots */
     uint64_t n_write;
     uint64_t n_write_dropped;
@@ -52,6 +55,7 @@ struct kv_counters {
 struct kv_store {
     struct kv_options options;
     struct kv_arena arena;
+    struct kv_pager pager;
     struct kv_index index;
     struct kv_seq *seqs;
     struct kv_seq *closing; /* closed, but the kernel refused to unmap them: tried again */
@@ -88,6 +92,8 @@ void kv_publish(struct kv_store *s);
 /* kvstore.c: a frame for chunk_idx behind prev_frame, evicting where none is free; counted as
  * mapped once. KV_FRAME_NONE: nothing may go. */
 uint32_t kv_frame_take(struct kv_store *s, uint32_t prev_frame, uint32_t chunk_idx);
+/* Evicts and gives memory back, a little at each call, while more frames are in use than may be. */
+void kv_shrink(struct kv_store *s);
 /* Appends frames, already counted as mapped, within the VMA budget; what does not get mapped is
  * uncounted again. */
 enum err_code kv_seq_append(struct kv_seq *q, const uint32_t *frames, uint32_t n, bool read_only,

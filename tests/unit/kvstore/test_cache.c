@@ -322,6 +322,51 @@ static void test_forks_share(void **state)
 }
 
 /* Speculation: rolled-back tokens leave no trace in what is sealed. */
+/* A prefix in frames that lie apart takes a mapping each; where those are used up it is copied, not
+ * computed again. */
+static void test_mappings_used_up_copy(void **state)
+{
+    (void)state;
+    struct kv_store *s = store_new(100, 256);
+    int32_t a[20 * T + 1];
+    struct kv_match m;
+    fill(a, 20 * T + 1, 1);
+    struct kv_seq *p[100];
+    for (uint32_t i = 0; i < 100; i++) { /* all frames, and then every second is free */
+        assert_int_equal(kv_seq_open(s, &p[i], NULL), ERR_OK);
+        assert_int_equal(kv_seq_grow(p[i], T, NULL), ERR_OK);
+    }
+    uint32_t n_free = 0;
+    for (uint32_t i = 0; i < 100; i++) {
+        if (p[i]->range.frames[0] % 2) {
+            kv_seq_close(p[i]);
+            p[i] = NULL;
+            n_free++;
+        }
+    }
+    assert_int_equal(n_free, 50);
+    struct kv_seq *q = open_prompt(s, 1, a, 20 * T + 1, &m);
+    run_to(s, q, 1, a, 20 * T);
+    for (uint32_t i = 0; i < 100; i++) {
+        kv_seq_close(p[i]);
+    }
+    uint32_t n_apart = kv_range_n_vma(&q->range);
+    s->options.n_vma_max = (uint32_t)s->n_vma + n_apart - 2;
+    struct kv_seq *r = open_prompt(s, 1, a, 20 * T + 1, &m);
+    assert_int_equal(m.n_tok_ready, 20 * T);
+    print_message("prefix in %u mappings; the other has %u, %llu chunks copied\n", n_apart,
+                  kv_range_n_vma(&r->range), (unsigned long long)stats_of(s).n_vma_copy);
+    assert_int_equal(n_apart, 21);
+    assert_true(stats_of(s).n_vma_copy > 0);
+    assert_true(stats_of(s).n_vma <= s->options.n_vma_max);
+    s->options.n_vma_max = 1000;
+    run_to(s, q, 1, a, 20 * T + 1);
+    kv_seq_close(r);
+    kv_seq_close(q);
+    check(s);
+    kv_store_destroy(s);
+}
+
 static void test_rollback(void **state)
 {
     (void)state;
@@ -645,6 +690,7 @@ int main(void)
         cmocka_unit_test(test_sealed_chunks_are_read_only),
         cmocka_unit_test(test_twin_follows_its_leader),
         cmocka_unit_test(test_forks_share),
+        cmocka_unit_test(test_mappings_used_up_copy),
         cmocka_unit_test(test_rollback),
         cmocka_unit_test(test_eviction_takes_leaves),
         cmocka_unit_test(test_tenants_keep_a_floor),

@@ -1,4 +1,5 @@
 /* The arena and the address ranges: what grows, shrinks, is shared out and comes back. */
+#include "base/clock.h"
 #include "base/rng.h"
 #include "kvstore/kvstore.h"
 #include "kvstore/store.h"
@@ -34,7 +35,8 @@ static struct kv_store *store_new(uint32_t n_frame, size_t chunk_bytes, uint32_t
                            .chunk_tok = CHUNK_TOK,
                            .chunk_bytes = chunk_bytes,
                            .n_seq_tok_max = n_chunk_max * CHUNK_TOK - 1,
-                           .n_vma_max = n_vma_max};
+                           .n_vma_max = n_vma_max,
+                           .prefault_bytes = KV_NO_PREFAULT};
     struct kv_store *s = NULL;
     struct err e = {0};
     if (kv_store_create(&o, &s, &e)) {
@@ -368,6 +370,116 @@ static bool faults(volatile char *p, bool write)
     return WEXITSTATUS(status) == 42;
 }
 
+/* Memory is there before anybody touches it, but not all of it; as huge pages where the kernel
+ * gives any. */
+static void test_memory_is_populated_ahead(void **state)
+{
+    (void)state;
+    struct kv_options o = {.ram_bytes = (uint64_t)128 << 20,
+                           .chunk_tok = CHUNK_TOK,
+                           .chunk_bytes = (size_t)2 << 20,
+                           .n_seq_tok_max = 64 * CHUNK_TOK,
+                           .prefault_bytes = (uint64_t)8 << 20};
+    struct kv_store *s = NULL;
+    assert_int_equal(kv_store_create(&o, &s, NULL), ERR_OK);
+    struct kv_stats st;
+    for (int i = 0; i < 5000; i++) {
+        kv_publish(s);
+        kv_get_stats(s, &st);
+        if (st.populated_bytes >= (8 << 20)) {
+            break;
+        }
+        clock_sleep_us(1000);
+    }
+    assert_int_equal(st.populated_bytes, 8 << 20);
+    struct kv_seq *q = seq_new(s);
+    assert_int_equal(kv_seq_grow(q, 8 * CHUNK_TOK, NULL), ERR_OK);
+    for (int i = 0; i < 5000 && st.populated_bytes < (24 << 20); i++) {
+        kv_publish(s);
+        kv_get_stats(s, &st);
+        clock_sleep_us(1000);
+    }
+    assert_int_equal(st.populated_bytes, 24 << 20); /* 8 chunks of 2 MiB, and 8 MiB */
+    uint64_t begin_us = clock_mono_us();
+    memset(kv_seq_base(q), 1, (size_t)16 << 20);
+    uint64_t us = clock_mono_us() - begin_us;
+    print_message("%llu of %llu KiB in huge pages; first touch of 16 MiB %llu us\n",
+                  (unsigned long long)st.huge_bytes >> 10,
+                  (unsigned long long)st.populated_bytes >> 10, (unsigned long long)us);
+    kv_seq_close(q);
+    kv_store_destroy(s);
+}
+
+static _Atomic uint64_t bytes_left;
+
+static uint64_t left_now(void)
+{
+    return bytes_left;
+}
+
+/* While memory is short the cached part gives way, and its memory goes back to the system; who runs
+ * keeps all, and gets more. */
+static void test_memory_pressure(void **state)
+{
+    (void)state;
+    const uint64_t chunk_bytes = (uint64_t)1 << 20;
+    struct kv_options o = {.ram_bytes = 64 * chunk_bytes,
+                           .chunk_tok = CHUNK_TOK,
+                           .chunk_bytes = chunk_bytes,
+                           .n_seq_tok_max = 64 * CHUNK_TOK,
+                           .prefault_bytes = 1,
+                           .bytes_left = left_now};
+    bytes_left = (uint64_t)1 << 40;
+    struct kv_store *s = NULL;
+    assert_int_equal(kv_store_create(&o, &s, NULL), ERR_OK);
+    struct kv_identity id = {{1}, {2}};
+    int32_t tokens[32 * CHUNK_TOK];
+    for (uint32_t i = 0; i < 32 * CHUNK_TOK; i++) {
+        tokens[i] = (int32_t)i;
+    }
+    struct kv_match m;
+    struct kv_seq *q = NULL;
+    assert_int_equal(kv_seq_open_prompt(s, &id, tokens, 32 * CHUNK_TOK, &q, &m, NULL), ERR_OK);
+    assert_int_equal(kv_seq_grow(q, 32 * CHUNK_TOK, NULL), ERR_OK);
+    memset(kv_seq_base(q), 1, 32 * chunk_bytes);
+    kv_seq_commit(q, tokens, 32 * CHUNK_TOK);
+    kv_seq_close(q);
+    struct kv_stats st;
+    kv_get_stats(s, &st);
+    assert_int_equal(st.n_frame_cached, 32);
+    struct kv_seq *p = seq_new(s);
+    assert_int_equal(kv_seq_grow(p, 16 * CHUNK_TOK, NULL), ERR_OK);
+    memset(kv_seq_base(p), 2, 16 * chunk_bytes);
+    bytes_left = 0; /* of a reserve of 4 MiB */
+    for (int i = 0; i < 8000; i++) {
+        kv_poll(s);
+        check(s);
+        kv_get_stats(s, &st);
+        if (st.n_frame_cached < 28 && st.n_frame_punched > 0) {
+            break;
+        }
+        clock_sleep_us(1000);
+    }
+    struct stat file;
+    assert_int_equal(fstat(s->arena.fd, &file), 0);
+    assert_true(st.n_frame_cached < 28 && st.n_frame_active == 16);
+    assert_true((uint64_t)file.st_blocks * 512 < 48 * chunk_bytes);
+    assert_int_equal(kv_seq_grow(p, 60 * CHUNK_TOK, NULL), ERR_OK); /* more than the limit */
+    check(s);
+    for (uint64_t i = 0; i < 16 * chunk_bytes; i += 4096) {
+        assert_int_equal(((char *)kv_seq_base(p))[i], 2);
+    }
+    kv_seq_close(p);
+    bytes_left = (uint64_t)1 << 40;
+    for (int i = 0; i < 8000 && st.n_frame_limit < 64; i++) {
+        kv_publish(s);
+        kv_get_stats(s, &st);
+        clock_sleep_us(1000);
+    }
+    assert_int_equal(st.n_frame_limit, 64);
+    kv_store_destroy(s);
+}
+
 static void test_guards(void **state)
 {
     (void)state;
@@ -544,6 +656,8 @@ int main(void)
         cmocka_unit_test(test_frames_keep_the_phase),
         cmocka_unit_test(test_mapping_budget),
         cmocka_unit_test(test_memory_is_charged_lazily),
+        cmocka_unit_test(test_memory_is_populated_ahead),
+        cmocka_unit_test(test_memory_pressure),
         cmocka_unit_test(test_guards),
         cmocka_unit_test(test_kernel_refuses_mappings),
         cmocka_unit_test(test_options),
