@@ -95,6 +95,10 @@ const struct cfg_option cfg_options[] = {
     {NUMBER("stall-timeout", stall_s, 1, 3600), .deflt = "30", .unit = "SECONDS",
      .help = "a client that takes nothing of its answer for so long is cut off"},
 
+    {NUMBER("sse-ping", ping_s, 0, 3600), .deflt = "10", .unit = "SECONDS",
+     .help = "a stream that says nothing for so long gets a comment, so that clients and proxies "
+             "wait on; 0: none"},
+
     {NUMBER("queue", n_queued, 1, 1048576), .deflt = "2048", .unit = "N", .group = "Scheduling",
      .help = "sequences waiting to run; beyond it requests get 429"},
     {NUMBER("running", n_running, 1, 65536), .deflt = "256", .unit = "N",

@@ -58,6 +58,7 @@ struct cfg {
     uint64_t header_s;
     uint64_t idle_s;
     uint64_t stall_s;
+    uint64_t ping_s; /* 0: no pings */
     char *cors_origin;
     char *api_key_file;
     bool insecure_no_auth;

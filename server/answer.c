@@ -392,6 +392,19 @@ static void end_answer(struct srv_job *j, struct srv_answer *a)
     finish(j, a);
 }
 
+/* A comment; it begins the stream if nothing did. */
+static void put_ping(struct srv_job *j, struct srv_answer *a)
+{
+    struct buf out = {0};
+    buf_puts(&out, ": ping\n\n");
+    if (!a->begun) {
+        a->begun = true;
+        srv_job_stream_begin(j);
+    }
+    (void)srv_job_stream_put(j, &out);
+    buf_free(&out);
+}
+
 static void step(struct srv_job *j)
 {
     struct srv_answer *a = j->answer;
@@ -409,8 +422,11 @@ static void step(struct srv_job *j)
             return; /* the client's reading kicks us again */
         }
     }
+    bool ping = atomic_exchange_explicit(&j->ping_due, false, memory_order_relaxed);
     if (!a->n_open) {
         end_answer(j, a);
+    } else if (ping) {
+        put_ping(j, a);
     }
 }
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define TICK_MS       200
+#define PING_LOOK_US  500000 /* how often quiet streams are looked for */
 #define N_EVENT_TAKEN 256
 #define STOP_ID       UINT64_MAX
 
@@ -37,6 +38,7 @@ struct srv_conns {
     int stop_fd;
     pthread_t thread;
     struct srv_metrics *metrics;
+    uint64_t ping_us; /* a stream quiet for so long gets a comment; 0: none does */
     void (*on_tick)(void *arg);
     void *arg;
 };
@@ -155,11 +157,30 @@ static void cut_late(struct srv_conns *cs)
     }
 }
 
+static void ping_quiet(struct srv_conns *cs)
+{
+    uint64_t now_us = clock_mono_us();
+    for (uint32_t i = 0; i < cs->n_max; i++) {
+        struct srv_conn *c = &cs->slots[i];
+        (void)pthread_mutex_lock(&c->mu);
+        struct srv_job *j = c->job;
+        if (j) {
+            srv_job_ref(j);
+        }
+        (void)pthread_mutex_unlock(&c->mu);
+        if (j) {
+            srv_job_ping(j, now_us, cs->ping_us);
+            srv_job_unref(j);
+        }
+    }
+}
+
 static void *watch(void *arg)
 {
     struct srv_conns *cs = arg;
     struct epoll_event events[N_EVENT_TAKEN];
     uint64_t next_tick_us = 0;
+    uint64_t next_ping_us = 0;
     for (;;) {
         int n = epoll_wait(cs->epoll_fd, events, N_EVENT_TAKEN, TICK_MS);
         for (int i = 0; i < n; i++) {
@@ -172,12 +193,16 @@ static void *watch(void *arg)
         if (now_us >= next_tick_us) {
             next_tick_us = now_us + (uint64_t)TICK_MS * 1000;
             cut_late(cs);
+            if (cs->ping_us && now_us >= next_ping_us) {
+                next_ping_us = now_us + PING_LOOK_US;
+                ping_quiet(cs);
+            }
             cs->on_tick(cs->arg);
         }
     }
 }
 
-enum err_code srv_conns_start(uint32_t n_max, struct srv_metrics *metrics,
+enum err_code srv_conns_start(uint32_t n_max, uint64_t ping_us, struct srv_metrics *metrics,
                               void (*on_tick)(void *arg), void *arg, struct srv_conns **ret_c,
                               struct err *e)
 {
@@ -192,6 +217,7 @@ enum err_code srv_conns_start(uint32_t n_max, struct srv_metrics *metrics,
         return err_set(e, ERR_NOMEM, "out of memory for %u connections", n_max);
     }
     cs->n_max = n_max;
+    cs->ping_us = ping_us;
     cs->slots = slots;
     cs->metrics = metrics;
     cs->on_tick = on_tick;

@@ -17,8 +17,9 @@
 struct srv_conns;
 struct srv_conn;
 
-/* n_max connections at once. on_tick is called by the watch every few hundred ms. */
-enum err_code srv_conns_start(uint32_t n_max, struct srv_metrics *metrics,
+/* n_max connections at once; streams quiet for ping_us get a comment (0: none). on_tick is called
+ * by the watch every few hundred ms. */
+enum err_code srv_conns_start(uint32_t n_max, uint64_t ping_us, struct srv_metrics *metrics,
                               void (*on_tick)(void *arg), void *arg, struct srv_conns **ret_c,
                               struct err *e);
 void srv_conns_stop(struct srv_conns *cs); /* NULL is legal */

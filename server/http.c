@@ -593,7 +593,8 @@ enum err_code srv_http_start(struct srv *s, void (*on_tick)(void *arg), void *ar
     unsigned n_max = (unsigned)cfg->n_connection;
     enum err_code code = listen_on(cfg->host, cfg->port, &fd, &h->port, e);
     if (code == ERR_OK) {
-        code = srv_conns_start(n_max, &s->metrics, on_tick, arg, &h->conns, e);
+        code = srv_conns_start(n_max, cfg->ping_s * SECOND_US, &s->metrics, on_tick, arg, &h->conns,
+                               e);
     }
     if (code != ERR_OK) {
         goto fail;

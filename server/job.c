@@ -118,6 +118,7 @@ bool srv_job_stream_put(struct srv_job *j, const struct buf *bytes)
             j->out_off = 0;
         }
         buf_append(&j->out, bytes->data, bytes->len);
+        j->quiet_us = clock_mono_us();
         if (!buf_ok(&j->out)) {
             j->out_end = true; /* a stream with a hole is no answer: end it */
             j->out_broken = true;
@@ -144,6 +145,20 @@ bool srv_job_is_full(struct srv_job *j)
     bool full = j->out_full;
     (void)pthread_mutex_unlock(&j->mu);
     return full;
+}
+
+void srv_job_ping(struct srv_job *j, uint64_t now_us, uint64_t after_us)
+{
+    (void)pthread_mutex_lock(&j->mu);
+    uint64_t since_us = j->quiet_us ? j->quiet_us : j->begin_us;
+    bool waits = j->answer && j->answer->request.stream && !j->gone && !j->out_end &&
+                 j->out_off == j->out.len;
+    if (waits && now_us > since_us && now_us - since_us >= after_us) {
+        j->quiet_us = now_us;
+        atomic_store_explicit(&j->ping_due, true, memory_order_relaxed);
+        srv_answer_kick(j);
+    }
+    (void)pthread_mutex_unlock(&j->mu);
 }
 
 void srv_job_hangup(struct srv_job *j)

@@ -63,14 +63,16 @@ struct srv_job {
     const char *allow; /* of a 405 or OPTIONS; static */
     bool streaming;
     struct buf out;
-    size_t out_off;  /* bytes of out already taken */
-    bool out_end;    /* nothing more comes */
-    bool out_broken; /* it ended before its time: the connection is cut, not closed in order */
-    bool out_full;   /* the answer thread waits for room */
+    size_t out_off;    /* bytes of out already taken */
+    bool out_end;      /* nothing more comes */
+    bool out_broken;   /* it ended before its time: the connection is cut, not closed in order */
+    uint64_t quiet_us; /* since when nothing was added to a stream; 0: since begin_us */
+    bool out_full;     /* the answer thread waits for room */
 
     struct srv_answer *answer; /* the model's part, or NULL; the answer thread's */
     /* The answer thread's inbox (see answer.h). */
     atomic_bool in_inbox;
+    atomic_bool ping_due;
     struct srv_job *inbox_next;
 };
 
@@ -96,6 +98,10 @@ void srv_job_stream_end(struct srv_job *j, bool broken);
 /* Bytes waiting to be taken; above SRV_OUT_BYTES_FULL it also asks for a call to srv_answer_kick
  * when there is room again. */
 bool srv_job_is_full(struct srv_job *j);
+
+/* If this is a stream that has been quiet for after_us, asks the answer thread for a comment that
+ * keeps clients and proxies from giving up. */
+void srv_job_ping(struct srv_job *j, uint64_t now_us, uint64_t after_us);
 
 /* The client has gone: the answer is cancelled, the connection resumed so that it ends. */
 void srv_job_hangup(struct srv_job *j);
