@@ -152,6 +152,23 @@ static void pick_all(struct sch *s, uint32_t n_slice)
     }
 }
 
+/* Slices with the same adapter stand together, each group in order: the engine takes neighbours
+ * through it at once. */
+static void group_adapters(struct sch *s, uint32_t n_slice)
+{
+    for (uint32_t i = 1; s->o.eng->info.n_adapter && i < n_slice; i++) {
+        struct eng_slice slice = s->slices[i];
+        struct sch_seq *q = s->stepping[i];
+        uint32_t at = i;
+        for (; at && s->slices[at - 1].adapter > slice.adapter; at--) {
+            s->slices[at] = s->slices[at - 1];
+            s->stepping[at] = s->stepping[at - 1];
+        }
+        s->slices[at] = slice;
+        s->stepping[at] = q;
+    }
+}
+
 static uint32_t n_pick(const struct eng_slice *c)
 {
     return c->want_hidden ? 0 : c->n_tok - c->out_from;
@@ -199,6 +216,7 @@ bool sch_step_run(struct sch *s)
     if (!n_slice) {
         return false;
     }
+    group_adapters(s, n_slice);
     uint32_t n_row = 0;
     for (uint32_t i = 0; i < n_slice; i++) {
         n_row += s->slices[i].n_tok;

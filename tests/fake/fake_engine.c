@@ -75,6 +75,8 @@ static const char *const specials[] = {"<s>", "</s>", "<|im_start|>", "<|im_end|
 struct record {
     int32_t id;
     uint32_t pos;
+    uint32_t adapter;
+    uint32_t unused;
 };
 
 struct fake {
@@ -85,6 +87,7 @@ struct fake {
     float *logits;         /* [n_step_out_max, n_vocab] f32; pages come with use */
     float *hidden;         /* [n_step_tok_max, n_embd] f32 */
     struct eng_pool *pool; /* NULL without workers */
+    struct eng_adapter adapters[FAKE_ADAPTER_MAX];
     uint32_t n_fail_next;
     atomic_flag in_step;
 };
@@ -226,6 +229,10 @@ static enum err_code check_slices(const struct fake *f, const struct eng_slice *
                 return err_set(e, ERR_INVALID, "slices %u and %u share one KV range", k, i);
             }
         }
+        if (s->adapter > info->n_adapter) {
+            return err_set(e, ERR_INVALID, "slice %u: adapter %u of %u", i, s->adapter,
+                           info->n_adapter);
+        }
         if (info->encoder && (s->pos || !s->want_hidden)) {
             return err_set(e, ERR_INVALID, "slice %u: an encoder takes whole texts", i);
         }
@@ -248,15 +255,16 @@ static void run_slice(struct fake *f, const struct eng_slice *s)
         struct record *r = record_at(f, s->kv, pos);
         r->id = s->tokens[k];
         r->pos = pos;
+        r->adapter = s->adapter;
     }
     static const char head[] = "assistant\n";
     float *logits = s->logits;
     float *hidden = s->hidden;
     uint32_t turn = 0; /* where the last <|im_start|> stands */
-    uint64_t h = history_start(f);
+    uint64_t h = history_start(f) + s->adapter;
     for (uint32_t pos = 0; pos < s->pos + s->n_tok; pos++) {
         const struct record *r = record_at(f, s->kv, pos);
-        if (r->pos != pos) {
+        if (r->pos != pos || r->adapter != s->adapter) {
             f->counts.n_bad_read++;
         }
         h = history_add(h, r->id);
@@ -431,6 +439,8 @@ static enum err_code set_info(struct fake *f, struct err *e)
         .kv_type = ENG_KV_F32,
         .sampling = {NAN, NAN, NAN, NAN, NAN},
         .n_embd = o->n_embd,
+        .adapters = f->adapters,
+        .n_adapter = o->n_adapter,
         .chat_template = o->render_chat ? "tools <tool_call>" : NULL,
         .pooling = o->encoder ? ENG_POOLING_MEAN : ENG_POOLING_NONE,
         .encoder = o->encoder != 0,
@@ -438,6 +448,9 @@ static enum err_code set_info(struct fake *f, struct err *e)
         .n_step_tok_max = o->n_step_tok_max ? o->n_step_tok_max : 4096,
     };
     memcpy(info->weights_digest, &o->seed, sizeof o->seed);
+    for (uint32_t i = 0; i < FAKE_ADAPTER_MAX; i++) {
+        f->adapters[i] = (struct eng_adapter){.name = "fake", .digest = {(uint8_t)i}};
+    }
     uint32_t per_tok = PAGE_BYTES / info->chunk_tok;
     info->n_ctx_train = info->n_ctx;
     info->n_step_out_max = o->n_step_out_max ? o->n_step_out_max : info->n_step_tok_max;

@@ -23,6 +23,7 @@
 #define FAKE_VOCAB_MIN    320
 #define FAKE_CTX_DEFAULT  4096
 #define FAKE_EOG_PERMILLE 10
+#define FAKE_ADAPTER_MAX  8
 
 struct fake_options {
     uint32_t n_vocab;          /* 0: FAKE_VOCAB_MIN, also the least */
@@ -32,6 +33,7 @@ struct fake_options {
                                 */
     uint32_t n_step_tok_max;   /* 0: 4096 */
     uint32_t n_step_out_max;   /* 0: n_step_tok_max */
+    uint32_t n_adapter;        /* up to FAKE_ADAPTER_MAX; each answers in its own way */
     uint32_t n_embd;           /* 0: no hidden states */
     uint32_t encoder;          /* not 0: takes whole texts, gives hidden states alone */
     uint32_t n_thread;         /* workers to lend, eng_parallel; 0: none */

@@ -211,6 +211,56 @@ static void test_encoder(void **state)
     rig_close(&r);
 }
 
+/* The same prompt with different adapters shares steps, grouped, and no KV: the fake engine counts
+ * a bad read when a sequence finds what another adapter wrote. */
+static uint32_t n_ungrouped;
+
+static void count_groups(void *arg, const struct eng_slice *slices, uint32_t n_slice)
+{
+    (void)arg;
+    for (uint32_t i = 1; i < n_slice; i++) {
+        n_ungrouped += slices[i].adapter < slices[i - 1].adapter;
+    }
+}
+
+static void test_adapters(void **state)
+{
+    (void)state;
+    struct rig r;
+    static struct reader readers[24];
+    static int32_t tokens[200];
+    struct err e;
+    struct sch_stream *st = NULL;
+    const struct fake_options fake = {
+        .n_adapter = 3, .never_eog = true, .on_step = count_groups, .chunk_tok = 16};
+    n_ungrouped = 0;
+    rig_open(&r, &fake, &(struct sch_options){.prefix_cache = true}, 0);
+    rig_prompt(&r, 1, tokens, 200);
+    for (uint32_t round = 0; round < 2; round++) {
+        for (uint32_t i = 0; i < 24; i++) {
+            struct sch_request req = rig_request(tokens, 200, 20);
+            req.adapter = i % 4;
+            reader_open(&r, &readers[i], req);
+        }
+        rig_run(&r, readers, 24);
+        for (uint32_t i = 0; i < 24; i++) {
+            assert_int_equal(readers[i].n, 20);
+            assert_memory_equal(readers[i].ids, readers[i % 4].ids, 20 * sizeof(int32_t));
+            assert_true(i % 4 == 0 || memcmp(readers[i].ids, readers[0].ids, 20 * sizeof(int32_t)));
+            assert_true(!round || readers[i].end.n_cached_tok >= 192);
+        }
+        for (uint32_t i = 0; i < 24; i++) {
+            reader_close(&readers[i]);
+        }
+    }
+    struct sch_request req = rig_request(tokens, 200, 20);
+    req.adapter = 4;
+    assert_int_equal(sch_submit(r.s, &req, &st, &e), ERR_INVALID);
+    assert_int_equal(fake_engine_counts(r.g).n_bad_read, 0);
+    assert_int_equal(n_ungrouped, 0);
+    rig_close(&r);
+}
+
 static void test_finish_reasons(void **state)
 {
     (void)state;
@@ -711,6 +761,7 @@ int main(void)
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_embedding_parked),
         cmocka_unit_test(test_encoder),
+        cmocka_unit_test(test_adapters),
         cmocka_unit_test(test_finish_reasons),
         cmocka_unit_test(test_minimum),
         cmocka_unit_test(test_prompt_logprobs),
