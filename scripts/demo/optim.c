@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JOBS_PER_LAYER = 4, MAX_SIDE = 640, MIN_SIDE = 256 };
+enum { JOBS_PER_LAYER = 3, MAX_SIDE = 640, MIN_SIDE = 256 };
 
 struct optim_work {
     float *x, *g, *a, *b;
@@ -127,8 +127,11 @@ void optim_job(struct optim *o, struct model *m, const float *grad, int job, dou
         muon(o, m, grad, y->out, DIM, OUT, lr, decay, w);
         model_pack(m, y->out, DIM, OUT, w->scratch);
         break;
-    case 1: muon(o, m, grad, y->gate_up, FFN, DIM, lr, decay, w); break;
-    case 2: muon(o, m, grad, y->gate_up + (size_t)FFN * DIM, FFN, DIM, lr, decay, w); break;
+    case 1:
+        muon(o, m, grad, y->gate_up, FFN, DIM, lr, decay, w);
+        muon(o, m, grad, y->gate_up + (size_t)FFN * DIM, FFN, DIM, lr, decay, w);
+        model_pack(m, y->gate_up, GATE_UP, DIM, w->scratch);
+        break;
     default:
         muon(o, m, grad, y->down, DIM, FFN, lr, decay, w);
         model_pack(m, y->down, DIM, FFN, w->scratch);

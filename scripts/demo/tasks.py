@@ -289,13 +289,13 @@ def tracing(rng, n, n_ask, held=False):
         if value and rng.random() < 0.4:
             other = rng.choice(list(value))
             value[k] = value[other]
-            lines.append(f"{k} = {other}")
+            lines.append(f"{k} = ${other}")
         else:
             value[k] = rng.randrange(1000, 10000)
             lines.append(f"{k} = {value[k]}")
     turns = []
     for i in range(n_ask):
         k = rng.choice(list(value))
-        q = f"What is the value of {k}?"
+        q = kv_question(k)
         turns += [("user", "Variables:\n" + "\n".join(lines) + "\n" + q if i == 0 else q, NONE), ("assistant", str(value[k]), ANSWER)]
     return turns
