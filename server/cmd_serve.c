@@ -1,5 +1,6 @@
 /* `kvasir serve`: options, then the server. */
 #include "base/log.h"
+#include "config/default_model.h"
 #include "config/options.h"
 #include "server/commands.h"
 #include "server/lora_option.h"
@@ -7,22 +8,44 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
+#define BAR_WIDTH 40
+
+struct progress {
+    bool terminal;
+    uint64_t shown; /* percent; beyond 100: nothing yet */
+};
+
+/* On a terminal a bar that stays in place and goes when it is full; else debug lines. */
 static void on_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
-    uint64_t *last_tenth = arg;
-    uint64_t tenth = total_bytes ? done_bytes / ((total_bytes + 9) / 10) : 10;
-    if (tenth > *last_tenth) {
-        *last_tenth = tenth;
-        log_debug("loading: %" PRIu64 " %%", tenth * 10);
+    struct progress *p = arg;
+    uint64_t percent = total_bytes ? done_bytes / ((total_bytes + 99) / 100) : 100;
+    percent = percent < 100 && done_bytes < total_bytes ? percent : 100;
+    if (percent == p->shown || (!p->terminal && percent / 10 == p->shown / 10)) {
+        return;
+    }
+    p->shown = percent;
+    if (!p->terminal) {
+        log_debug("loading: %" PRIu64 " %%", percent);
+        return;
+    }
+    char bar[BAR_WIDTH + 1];
+    memset(bar, '.', BAR_WIDTH);
+    memset(bar, '#', BAR_WIDTH * percent / 100);
+    bar[BAR_WIDTH] = '\0';
+    (void)fprintf(stderr, "\rloading [%s] %3" PRIu64 " %%", bar, percent);
+    if (percent == 100) {
+        (void)fprintf(stderr, "\r%*s\r", BAR_WIDTH + 17, "");
     }
 }
 
 static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struct err *e)
 {
     static const enum eng_kv_type kv_types[] = {ENG_KV_AUTO, ENG_KV_F32, ENG_KV_BF16, ENG_KV_INT8};
-    uint64_t tenth = 0;
+    struct progress progress = {.terminal = isatty(STDERR_FILENO), .shown = 101};
     struct srv_lora_list loras = {0};
     enum err_code code = srv_lora_parse(cfg->lora, &loras, e);
     if (code != ERR_OK) {
@@ -39,11 +62,23 @@ static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struc
         .adapters = loras.files,
         .n_adapter = loras.n,
         .progress = on_progress,
-        .progress_arg = &tenth,
+        .progress_arg = &progress,
     };
     log_info("loading %s", cfg->model);
     code = eng_open(&options, ret_g, e);
     srv_lora_finish(&loras);
+    return code;
+}
+
+static enum err_code use_default_model(struct cfg *cfg, struct err *e)
+{
+    struct buf path = {0};
+    enum err_code code = cfg_default_model(NULL, &path, e);
+    if (code == ERR_OK) {
+        cfg->model = path.data; /* the configuration's from here on */
+        path = (struct buf){0};
+    }
+    buf_free(&path);
     return code;
 }
 
@@ -64,8 +99,9 @@ int cmd_serve(int argc, char **argv)
         return 0;
     }
     int status = 0;
-    if (!cfg.model) {
-        (void)fprintf(stderr, "kvasir serve: give --model FILE, a model in GGUF format\n");
+    if (!cfg.model && use_default_model(&cfg, &e) != ERR_OK) {
+        (void)fprintf(stderr, "kvasir serve: give --model FILE, a model in GGUF format (%s)\n",
+                      e.msg);
         status = 2;
     } else if (access(cfg.model, R_OK) != 0) {
         (void)fprintf(stderr, "kvasir serve: model: cannot read %s\n", cfg.model);

@@ -12,6 +12,7 @@ struct command {
 
 static const struct command commands[] = {
     {"serve", cmd_serve, "answer OpenAI requests over HTTP"},
+    {"chat", cmd_chat, "talk to a model in the terminal"},
     {"eval", cmd_eval, "logits and greedy tokens for given token ids"},
     {"bench", cmd_bench, "prefill and decode speed"},
     {"perplexity", cmd_perplexity, "perplexity of a model on a text"},

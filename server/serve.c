@@ -61,22 +61,38 @@ static void on_tick(void *arg)
 
 /* ---- loading and draining, each on a thread of its own */
 
+/* A name that can stand between quotes in a shell's and in Python's strings as it is. */
+static bool is_plain(const char *name)
+{
+    return !name[strspn(name,
+                        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/: ")];
+}
+
+/* Where it listens, and two lines that work when pasted. */
 static void print_address(const struct srv *s)
 {
     const struct cfg *cfg = s->cfg;
     bool v6 = strchr(cfg->host, ':') != NULL;
     bool any = strcmp(cfg->host, "0.0.0.0") == 0 || strcmp(cfg->host, "::") == 0;
     const char *host = any ? "127.0.0.1" : cfg->host;
-    log_info("ready: http://%s%s%s:%u", v6 && !any ? "[" : "", host, v6 && !any ? "]" : "",
-             srv_http_port(s->http));
+    struct buf url = {0};
+    buf_printf(&url, "http://%s%s%s:%u", v6 && !any ? "[" : "", host, v6 && !any ? "]" : "",
+               srv_http_port(s->http));
+    log_info("ready: %s", buf_str(&url));
     bool encoder = s->eng->info.encoder;
-    log_info("try: curl http://%s%s%s:%u/v1/%s -H 'Content-Type: application/json' %s-d '%s'",
-             v6 && !any ? "[" : "", host, v6 && !any ? "]" : "", srv_http_port(s->http),
+    log_info("try: curl %s/v1/%s -H 'Content-Type: application/json' %s-d '%s'", buf_str(&url),
              encoder ? "embeddings" : "chat/completions",
              cfg->api_key_file ? "-H \"Authorization: Bearer $KEY\" " : "",
              encoder ? "{\"input\":\"Hello\"}"
                      : "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],"
                        "\"max_tokens\":64}");
+    if (!encoder && is_plain(s->model_name)) {
+        log_info("or: python3 -c \"from openai import OpenAI; print(OpenAI(base_url='%s/v1', "
+                 "api_key='%s').chat.completions.create(model='%s', max_tokens=64, "
+                 "messages=[{'role': 'user', 'content': 'Hello'}]).choices[0].message.content)\"",
+                 buf_str(&url), cfg->api_key_file ? "$KEY" : "none", s->model_name);
+    }
+    buf_free(&url);
 }
 
 static void *run_loader(void *arg)

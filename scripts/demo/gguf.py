@@ -88,6 +88,8 @@ def metadata(t):
              ("attention.head_count", N_HEAD), ("attention.head_count_kv", N_KV), ("attention.key_length", HEAD),
              ("attention.value_length", HEAD), ("rope.dimension_count", HEAD), ("vocab_size", VOCAB)]
     kv = [pair("general.architecture", STR, "llama"), pair("general.name", STR, "Kvasir demo"), pair("general.license", STR, "apache-2.0")]
+    # a model this small does best near its likeliest word
+    kv += [pair("general.sampling.temp", F32, 0.3), pair("general.sampling.top_p", F32, 0.9)]
     kv += [pair("llama." + k, U32, v) for k, v in shape]
     kv += [pair("llama.rope.freq_base", F32, ROPE_BASE), pair("llama.attention.layer_norm_rms_epsilon", F32, 1e-5)]
     kv += [pair("tokenizer.ggml.model", STR, "llama"), array_of("tokenizer.ggml.tokens", STR, [p for p, _ in t.vocab]),
