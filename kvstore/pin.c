@@ -41,9 +41,13 @@ void kv_node_set_times(struct kv_store *s, uint32_t node, uint32_t kept_until_s,
     struct kv_node *n = node_at(s, node);
     bool was_timed = n->kept_until_s || n->expires_s;
     s->n_timed = s->n_timed + (kept_until_s || expires_s) - was_timed;
+    bool is_changed = n->kept_until_s != kept_until_s || n->expires_s != expires_s;
     n->kept_until_s = kept_until_s;
     n->expires_s = expires_s;
     kv_node_update(s, node);
+    if (is_changed && n->slot != KV_SLOT_NONE) {
+        kv_spill_want_mark(s, node);
+    }
 }
 
 /* ---- Retention ---- */

@@ -16,6 +16,8 @@ struct found {
     uint32_t depth;
     uint32_t n_tok;
     uint32_t freq;
+    uint32_t kept_until_s;
+    uint32_t expires_s;
     uint64_t generation;
     uint8_t parent[32];
     uint8_t root[32];
@@ -63,6 +65,8 @@ static bool scan_found(void *arg, const struct kv_slot_header *h)
                         .depth = h->depth,
                         .n_tok = h->n_tok,
                         .freq = h->freq,
+                        .kept_until_s = h->kept_until_s,
+                        .expires_s = h->expires_s,
                         .generation = h->generation,
                         .tokens_at = c->n_tok};
     memcpy(f->parent, h->parent, sizeof f->parent);
@@ -88,6 +92,9 @@ static int found_compare(const void *a, const void *b)
 static bool found_enter(struct kv_store *s, const struct found *f, const int32_t *tokens)
 {
     uint32_t parent = KV_NODE_NONE;
+    if (f->expires_s && f->expires_s <= s->now_s) {
+        return false;
+    }
     if (f->depth == 0) {
         parent = kv_root_of(s, f->root, f->tenant);
     } else {
@@ -116,6 +123,10 @@ static bool found_enter(struct kv_store *s, const struct found *f, const int32_t
         return false; /* an older copy, or somebody is computing it right now */
     }
     kv_node_touch(s, node);
+    n->is_retained = true;
+    if (f->kept_until_s > s->now_s || f->expires_s) { /* before it has a slot to be marked */
+        kv_node_set_times(s, node, f->kept_until_s, f->expires_s);
+    }
     kv_node_set_slot(s, node, f->slot);
     return true;
 }

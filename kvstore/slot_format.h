@@ -25,9 +25,10 @@
  *                                      192  4  tokens, 1…256
  *                                      196  4  depth: index of the chunk in its sequence
  *                                      200  4  uses when written
- *                                      204  4  flags (1: pinned)
+ *                                      204  4  zero
  *                                      208  8  unix time when written, seconds
- *                                      216  8  zero
+ *                                      216  4  pinned until, unix time; 2^32 - 1: for good
+ *                                      220  4  forgotten after, unix time; 0: never
  *                                      224 1024  token ids
  *                                     1248 2816  CRC-32C of each stripe of the payload
  *                                     4064 28  zero
@@ -44,7 +45,6 @@
 #define KV_STRIPE_BYTES     262144u
 #define KV_SLOT_TOKENS_MAX  256u
 #define KV_SLOT_STRIPES_MAX 704u /* chunks of up to 176 MiB */
-#define KV_SLOT_FLAG_PINNED 1u
 
 struct kv_superblock {
     char magic[8];
@@ -78,9 +78,10 @@ struct kv_slot_header {
     uint32_t n_tok;
     uint32_t depth;
     uint32_t freq;
-    uint32_t flags;
+    uint32_t zero_204;
     int64_t written_unix_s;
-    uint64_t zero_216;
+    uint32_t kept_until_s;
+    uint32_t expires_s;
     int32_t tokens[KV_SLOT_TOKENS_MAX];
     uint32_t stripe_crc[KV_SLOT_STRIPES_MAX];
     uint8_t zero_4064[28];

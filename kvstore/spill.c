@@ -19,6 +19,7 @@
 #define LATE_FRAMES_DEN 4
 #define BREAK_US        1000000
 #define BREAK_US_MAX    30000000
+#define N_MARK_MAX      65536u
 #define N_WRITE_TRY     3
 #define SWEEP_IDLE_US   1000000
 #define BUSY_IDLE_US    1000
@@ -132,6 +133,13 @@ void kv_spill_want_tail(struct kv_store *s, uint32_t node)
     }
 }
 
+void kv_spill_want_mark(struct kv_store *s, uint32_t node)
+{
+    if (s->spill.marks.n_max > 0) { /* a full queue: the pin is this process's alone */
+        (void)queue_push(&s->spill.marks, s, node, 0);
+    }
+}
+
 /* ---- Slots ---- */
 
 void kv_slot_release(struct kv_store *s, uint32_t node)
@@ -180,7 +188,7 @@ static struct kv_job *job_fill(struct kv_store *s, uint32_t job, uint32_t node, 
     j->slot = slot;
     j->header_offset = kv_disk_header_offset(d, slot);
     j->payload_offset = kv_disk_payload_offset(d, slot);
-    j->bytes = kv_arena_frame(&s->arena, frame);
+    j->bytes = frame == KV_FRAME_NONE ? NULL : kv_arena_frame(&s->arena, frame);
     j->node = node;
     j->generation = node_at(s, node)->generation;
     j->frame = frame;
@@ -210,6 +218,8 @@ static void header_fill(const struct kv_store *s, uint32_t node, uint32_t slot,
     h->n_tok = n->n_tok;
     h->depth = n->depth;
     h->freq = n->freq;
+    h->kept_until_s = n->kept_until_s;
+    h->expires_s = n->expires_s;
     memcpy(h->tokens, kv_index_tokens(&s->index, node), n->n_tok * sizeof *h->tokens);
 }
 
@@ -316,6 +326,31 @@ static bool take_credit(struct kv_store *s)
     return true;
 }
 
+/* One at a time: they are few and small. */
+static void marks_pump(struct kv_store *s)
+{
+    struct kv_spill *p = &s->spill;
+    while (p->marks.n > 0 && !is_closed(s) && !p->marks_slot) {
+        struct kv_queued entry = p->marks.entries[p->marks.first];
+        const struct kv_node *n = node_at(s, entry.node);
+        bool is_on_disk = n->generation == entry.generation && n->state == KV_NODE_SEALED &&
+                          n->slot != KV_SLOT_NONE;
+        uint32_t job = is_on_disk ? kv_tier_job_new(p->tier, true) : KV_JOB_NONE;
+        if (is_on_disk && job == KV_JOB_NONE) {
+            return;
+        }
+        queue_pop(&p->marks);
+        if (is_on_disk) {
+            kv_disk_io(&p->disk, n->slot, 1);
+            struct kv_job *j = job_fill(s, job, entry.node, n->slot, KV_FRAME_NONE);
+            j->is_mark = true;
+            header_fill(s, entry.node, n->slot, j->want);
+            kv_tier_start(p->tier, job);
+            p->marks_slot = true;
+        }
+    }
+}
+
 static void writes_pump(struct kv_store *s)
 {
     struct kv_spill *p = &s->spill;
@@ -340,6 +375,7 @@ static void writes_pump(struct kv_store *s)
             continue;
         }
         uint32_t node = first_unwritten(s, entry.node);
+        segments_pump(s); /* rather a new segment than a chunk evicted */
         if (kv_tier_n_busy(p->tier, true) >= KV_N_JOB_WRITE ||
             (p->disk.n_unused == 0 && p->makes_segment) || !take_credit(s)) {
             return;
@@ -370,7 +406,7 @@ static void measure(struct kv_store *s, const struct kv_job *j)
 static uint32_t waiting_node(const struct kv_store *s, const struct kv_job *j, uint32_t job)
 {
     const struct kv_node *n = node_at(s, j->node);
-    bool waits = n->generation == j->generation && n->state == KV_NODE_SEALED &&
+    bool waits = !j->is_mark && n->generation == j->generation && n->state == KV_NODE_SEALED &&
                  (j->is_write ? n->job_write : n->job_read) == job;
     return waits ? j->node : KV_NODE_NONE;
 }
@@ -430,6 +466,18 @@ static void read_done(struct kv_store *s, uint32_t job)
     }
 }
 
+/* A mark that failed leaves the old times, or a slot that will be found unusable. */
+static void mark_done(struct kv_store *s, const struct kv_job *j)
+{
+    s->spill.marks_slot = false;
+    kv_disk_io(&s->spill.disk, j->slot, -1);
+    if (j->result == ERR_OK) {
+        note_success(s, j);
+    } else if (j->result != ERR_CORRUPT && !j->was_late) {
+        note_error(s);
+    }
+}
+
 /* False: the parent's write must end first. */
 static bool write_done(struct kv_store *s, uint32_t job)
 {
@@ -449,6 +497,10 @@ static bool write_done(struct kv_store *s, uint32_t job)
             n->n_write_try = 0;
             kv_node_set_slot(s, node, j->slot);
             kv_node_renew(s, node);
+            if (j->header->kept_until_s != n->kept_until_s ||
+                j->header->expires_s != n->expires_s) { /* they changed meanwhile */
+                kv_spill_want_mark(s, node);
+            }
         } else {
             kv_node_update(s, node);
         }
@@ -484,9 +536,11 @@ static void job_event(struct kv_store *s, uint32_t job)
     if (!is_done) {
         return;
     }
-    p->waits[job] = j->is_write && !write_done(s, job);
+    p->waits[job] = j->is_write && !j->is_mark && !write_done(s, job);
     if (!p->waits[job]) {
-        if (!j->is_write) {
+        if (j->is_mark) {
+            mark_done(s, j);
+        } else if (!j->is_write) {
             read_done(s, job);
         }
         p->busy[job] = false;
@@ -535,9 +589,11 @@ enum err_code kv_spill_init(struct kv_store *s, struct err *e)
     o->tail_idle_us = o->tail_idle_us ? o->tail_idle_us : TAIL_IDLE_US;
     o->lock_wait_us = o->lock_wait_us ? o->lock_wait_us : LOCK_WAIT_US;
     p->writes.n_max = p->tails.n_max = 2 * s->arena.n_frame;
+    p->marks.n_max = s->n_slot < N_MARK_MAX ? s->n_slot + 1 : N_MARK_MAX;
+    p->marks.entries = calloc(p->marks.n_max, sizeof *p->marks.entries);
     p->writes.entries = calloc(p->writes.n_max, sizeof *p->writes.entries);
     p->tails.entries = calloc(p->tails.n_max, sizeof *p->tails.entries);
-    if (!o->dir || !p->writes.entries || !p->tails.entries) {
+    if (!o->dir || !p->writes.entries || !p->tails.entries || !p->marks.entries) {
         return err_set(e, ERR_NOMEM, "no memory for the KV disk tier");
     }
     uint64_t until_us = clock_mono_us() + o->lock_wait_us;
@@ -565,6 +621,7 @@ bool kv_spill_finish(struct kv_store *s)
     }
     free(p->writes.entries);
     free(p->tails.entries);
+    free(p->marks.entries);
     free((char *)s->options.disk.dir);
     return is_free;
 }
@@ -592,6 +649,7 @@ void kv_poll(struct kv_store *s)
         jobs_poll(s);
         segments_pump(s);
         writes_pump(s);
+        marks_pump(s);
         kv_publish(s);
     }
 }
@@ -620,7 +678,7 @@ uint64_t kv_idle_us(const struct kv_store *s)
     if (n_busy > 0) {
         us = us < LATE_IDLE_US ? us : LATE_IDLE_US;
     }
-    if (p->writes.n > 0) {
+    if (p->writes.n > 0 || p->marks.n > 0) {
         uint64_t at = now_us + BUSY_IDLE_US;
         at = at > p->closed_until_us ? at : p->closed_until_us;
         at = at > p->write_pause_until_us ? at : p->write_pause_until_us;
@@ -641,7 +699,7 @@ bool kv_flush(struct kv_store *s, uint64_t timeout_us)
         if (!p->tier || s->now_us < p->closed_until_us || s->now_us < p->write_pause_until_us) {
             return p->writes.n == 0 && p->tails.n == 0;
         }
-        if (p->writes.n == 0 && kv_tier_n_busy(p->tier, true) == 0 &&
+        if (p->writes.n == 0 && p->marks.n == 0 && kv_tier_n_busy(p->tier, true) == 0 &&
             kv_tier_n_busy(p->tier, false) == 0) {
             return true;
         }
@@ -672,11 +730,16 @@ enum err_code kv_spill_check(const struct kv_store *s, struct err *e)
     uint64_t n_read = 0;
     uint64_t n_write = 0;
     uint64_t n_slot = 0;
+    uint64_t n_mark = 0;
     for (uint32_t i = 0; i < KV_N_JOB; i++) {
         if (!p->busy[i]) {
             continue;
         }
         const struct kv_job *j = kv_tier_job(p->tier, i);
+        if (j->is_mark) {
+            n_mark++;
+            continue;
+        }
         const struct kv_frame *f = &s->arena.frames[j->frame];
         if ((j->is_write ? f->n_write : f->n_read) == 0 || p->disk.slots[j->slot].n_io == 0) {
             return err_set(e, ERR_INTERNAL, "job %u does not hold its frame and slot", i);
@@ -685,6 +748,9 @@ enum err_code kv_spill_check(const struct kv_store *s, struct err *e)
         n_read += !j->is_write;
     }
     n_slot = n_write;
+    if (n_mark != p->marks_slot) {
+        return err_set(e, ERR_INTERNAL, "marks of the disk miscounted");
+    }
     for (uint32_t i = 0; i < s->index.n_node_max; i++) {
         const struct kv_node *n = node_at(s, i);
         if (n->state != KV_NODE_UNUSED && n->slot != KV_SLOT_NONE) {

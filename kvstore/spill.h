@@ -33,11 +33,13 @@ struct kv_spill {
     struct kv_tier *tier; /* NULL: no disk, or its lock is another's */
     uint64_t open_next_us;
     struct kv_queue writes;
+    struct kv_queue marks; /* whose header on disk has other times */
     struct kv_queue tails; /* short chunks, written when their session stays idle */
     bool busy[KV_N_JOB];
     bool waits[KV_N_JOB]; /* written, while the parent's write still runs */
 
     bool makes_segment;
+    bool marks_slot; /* a mark runs */
 
     /* The circuit breaker: closed for a while after a stall or too many errors; then half open, for
      * one job at a time, until one succeeds. */
@@ -60,7 +62,8 @@ enum err_code kv_spill_open(struct kv_store *s, struct err *e);
 /* False when the kernel still holds frames. */
 bool kv_spill_finish(struct kv_store *s);
 
-void kv_spill_want(struct kv_store *s, uint32_t node); /* sealed, full: write it */
+void kv_spill_want(struct kv_store *s, uint32_t node);      /* sealed, full: write it */
+void kv_spill_want_mark(struct kv_store *s, uint32_t node); /* on disk, and its times changed */
 void kv_spill_want_tail(struct kv_store *s, uint32_t node);
 /* Begins to read a chunk that is on disk alone and whose parent is in RAM or being read. */
 enum kv_load kv_load_start(struct kv_store *s, uint32_t node);

@@ -179,6 +179,7 @@ uint32_t kv_tier_job_new(struct kv_tier *t, bool is_write)
     }
     (void)pthread_mutex_unlock(&t->mu);
     t->jobs[i].is_write = is_write;
+    t->jobs[i].is_mark = false;
     t->jobs[i].was_late = false;
     t->jobs[i].begin_us = clock_mono_us();
     t->n_busy[is_write]++;

@@ -5,6 +5,7 @@
  *
  *   write: CRCs of the payload's stripes → payload → header
  *   read:  header and payload together → all of both verified
+ *   mark:  header → verified → written again with other times
  *
  * Thread: the store's for these functions; jobs change hands under the lock inside. */
 #ifndef KVSTORE_TIER_H
@@ -31,6 +32,7 @@ enum kv_job_state {
 
 struct kv_job {
     bool is_write;
+    bool is_mark; /* a write of the header alone; no frame */
     int fd;
     uint32_t seg;
     uint32_t slot;
@@ -38,7 +40,8 @@ struct kv_job {
     uint64_t payload_offset;
     uint8_t *bytes;                /* the frame */
     struct kv_slot_header *header; /* one aligned block; for a write all but CRCs filled in */
-    struct kv_slot_header *want;   /* for a read: key, count and token ids that must be found */
+    struct kv_slot_header *want;   /* for a read: key, count and token ids that must be found; for a
+                                      mark also the new times */
     uint64_t begin_us;
     enum err_code result; /* OK, IO, CORRUPT (verification), FULL (ENOSPC), TIMEOUT (given up) */
 

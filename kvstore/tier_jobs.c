@@ -57,7 +57,8 @@ static void op_queue(struct kv_tier *t, struct kv_io_op *op)
 static void op_start(struct kv_tier *t, struct kv_job *j, struct kv_io_op *op, uint8_t *buf,
                      size_t n_byte, uint64_t offset)
 {
-    *op = (struct kv_io_op){.kind = j->is_write ? KV_IO_WRITE : KV_IO_READ,
+    bool is_read = !j->is_write || (j->is_mark && !j->payload_done);
+    *op = (struct kv_io_op){.kind = is_read ? KV_IO_READ : KV_IO_WRITE,
                             .fd = j->fd,
                             .file = j->seg,
                             .buf = buf,
@@ -90,6 +91,11 @@ static void job_start(struct kv_tier *t, struct kv_job *j)
     j->n_retry = 0;
     j->error = 0;
     j->payload_done = false;
+    if (j->is_mark) {
+        memset(j->header, 0, KV_DISK_BLOCK);
+        header_start(t, j);
+        return;
+    }
     if (j->is_write) {
         kv_crc32c_stripes(j->bytes, t->chunk_bytes, KV_STRIPE_BYTES, j->header->stripe_crc);
         kv_slot_header_seal(j->header);
@@ -100,24 +106,30 @@ static void job_start(struct kv_tier *t, struct kv_job *j)
     payload_start(t, j);
 }
 
-/* Whether what was read is the chunk that was asked for, to the last byte. */
-static bool read_verified(const struct kv_tier *t, const struct kv_job *j)
+static bool header_verified(const struct kv_tier *t, const struct kv_job *j)
 {
     const struct kv_slot_header *h = j->header;
     const struct kv_slot_header *w = j->want;
+    return !(memcmp(h->magic, KV_SLOT_MAGIC, sizeof h->magic) != 0 ||
+             h->crc != kv_crc32c(h, offsetof(struct kv_slot_header, crc)) ||
+             h->version != KV_DISK_VERSION || h->slot != j->slot ||
+             h->chunk_bytes != t->chunk_bytes ||
+             memcmp(h->fingerprint, w->fingerprint, sizeof h->fingerprint) != 0 ||
+             memcmp(h->key, w->key, sizeof h->key) != 0 ||
+             memcmp(h->root, w->root, sizeof h->root) != 0 || h->n_tok != w->n_tok ||
+             memcmp(h->tokens, w->tokens, w->n_tok * sizeof *w->tokens) != 0);
+}
+
+/* Whether what was read is the chunk that was asked for, to the last byte. */
+static bool read_verified(const struct kv_tier *t, const struct kv_job *j)
+{
     uint32_t crcs[KV_SLOT_STRIPES_MAX];
-    if (memcmp(h->magic, KV_SLOT_MAGIC, sizeof h->magic) != 0 ||
-        h->crc != kv_crc32c(h, offsetof(struct kv_slot_header, crc)) ||
-        h->version != KV_DISK_VERSION || h->slot != j->slot || h->chunk_bytes != t->chunk_bytes ||
-        memcmp(h->fingerprint, w->fingerprint, sizeof h->fingerprint) != 0 ||
-        memcmp(h->key, w->key, sizeof h->key) != 0 ||
-        memcmp(h->root, w->root, sizeof h->root) != 0 || h->n_tok != w->n_tok ||
-        memcmp(h->tokens, w->tokens, w->n_tok * sizeof *w->tokens) != 0) {
+    if (!header_verified(t, j)) {
         return false;
     }
     kv_crc32c_stripes(j->bytes, t->chunk_bytes, KV_STRIPE_BYTES, crcs);
     size_t n_stripe = (t->chunk_bytes - 1) / KV_STRIPE_BYTES + 1;
-    return memcmp(crcs, h->stripe_crc, n_stripe * sizeof *crcs) == 0;
+    return memcmp(crcs, j->header->stripe_crc, n_stripe * sizeof *crcs) == 0;
 }
 
 static void state_set(struct kv_tier *t, struct kv_job *j, enum kv_job_state state)
@@ -133,9 +145,10 @@ static void job_done(struct kv_tier *t, struct kv_job *j)
     j->is_running = false;
     j->result = ERR_OK;
     if (j->error) {
-        j->result = j->error == ENOSPC || j->error == EDQUOT ? ERR_FULL
-                    : j->error == ETIMEDOUT                  ? ERR_TIMEOUT
-                                                             : ERR_IO;
+        j->result = j->error == EBADMSG                        ? ERR_CORRUPT
+                    : j->error == ENOSPC || j->error == EDQUOT ? ERR_FULL
+                    : j->error == ETIMEDOUT                    ? ERR_TIMEOUT
+                                                               : ERR_IO;
     } else if (!j->is_write && !read_verified(t, j)) {
         j->result = ERR_CORRUPT;
     }
@@ -184,6 +197,17 @@ static void op_done(struct kv_tier *t, struct kv_io_op *op)
     if (--j->n_out > 0) {
         return;
     }
+    if (j->is_mark && !j->error && !j->payload_done) {
+        if (header_verified(t, j)) {
+            j->header->kept_until_s = j->want->kept_until_s;
+            j->header->expires_s = j->want->expires_s;
+            kv_slot_header_seal(j->header);
+            j->payload_done = true;
+            header_start(t, j);
+            return;
+        }
+        j->error = EBADMSG;
+    }
     if (j->is_write && !j->error && !j->payload_done) {
         j->payload_done = true;
         header_start(t, j);
@@ -198,18 +222,21 @@ static void op_done(struct kv_tier *t, struct kv_io_op *op)
  * gives them back. Nothing new is begun for it. */
 static void job_give_up(struct kv_tier *t, struct kv_job *j)
 {
-    struct kv_op_list *l = &t->todo[j->is_write];
-    struct kv_io_op *op = l->first;
-    l->first = NULL;
-    while (op) {
-        struct kv_io_op *next = op->next;
-        if (op->owner == j) {
-            op->place = KV_OP_IDLE;
-            j->n_out--;
-        } else {
-            list_append(l, op);
+    struct kv_io_op *op;
+    for (int kind = KV_IO_READ; kind <= KV_IO_WRITE; kind++) {
+        struct kv_op_list *l = &t->todo[kind];
+        op = l->first;
+        l->first = NULL;
+        while (op) {
+            struct kv_io_op *next = op->next;
+            if (op->owner == j) {
+                op->place = KV_OP_IDLE;
+                j->n_out--;
+            } else {
+                list_append(l, op);
+            }
+            op = next;
         }
-        op = next;
     }
     j->error = ETIMEDOUT;
     j->is_running = false;

@@ -502,6 +502,58 @@ static void test_circuit_breaker(void **state)
     kv_store_destroy(s);
 }
 
+/* A pin set before or after a chunk was written holds its slot after a restart, too; let go, it no
+ * longer does. What was to be forgotten is. */
+static void test_pins_survive_restart(void **state)
+{
+    (void)state;
+    struct kv_options o = options_of(40, 60);
+    struct kv_identity id = kv_model_identity(1);
+    int32_t tokens[100];
+    struct kv_store *s = store_new(&o);
+    for (uint32_t i = 0; i < 3; i++) {
+        fill(tokens, 100, i);
+        if (i == 0) {
+            (void)serve(s, 1, tokens, 5 * T);
+            assert_int_equal(kv_pin(s, &id, tokens, 5 * T, KV_PIN_FOR_GOOD), 5 * T);
+        }
+        (void)serve(s, 1, tokens, 5 * T);
+        assert_true(kv_flush(s, 10000000));
+        if (i > 0) {
+            assert_int_equal(kv_pin(s, &id, tokens, 5 * T, s->now_s + 1000), 5 * T);
+        }
+    }
+    assert_int_equal(kv_unpin(s, &id, tokens, 5 * T), 5 * T);
+    fill(tokens, 100, 3);
+    (void)serve(s, 1, tokens, 5 * T);
+    assert_true(kv_flush(s, 10000000));
+    for (uint32_t i = 0; i < s->index.n_node_max; i++) { /* the fourth's time is over */
+        struct kv_node *n = &s->index.nodes[i];
+        if (n->state == KV_NODE_SEALED && n->kept_until_s == 0 && n->depth == 4 &&
+            memcmp(kv_index_tokens(&s->index, i), tokens + 4 * T, T * sizeof *tokens) == 0) {
+            kv_node_set_times(s, i, 0, s->now_s - 1);
+            kv_spill_want_mark(s, i);
+        }
+    }
+    assert_true(kv_flush(s, 10000000));
+    kv_store_destroy(s);
+    s = store_new(&o);
+    check(s);
+    assert_int_equal(stats_of(s).n_slot_pinned, 10);
+    fill(tokens, 100, 3);
+    assert_int_equal(serve(s, 1, tokens, 5 * T + 1), 4 * T);
+    for (uint32_t i = 0; i < 30; i++) {
+        fill(tokens, 100, 100 + i);
+        (void)serve(s, 1, tokens, 60);
+        assert_true(kv_flush(s, 10000000));
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        fill(tokens, 100, i);
+        assert_int_equal(serve(s, 1, tokens, 5 * T + 1), i < 2 ? 5 * T : 0);
+    }
+    kv_store_destroy(s);
+}
+
 /* Chunks in RAM that are not on disk. */
 static uint32_t n_unwritten(const struct kv_store *s)
 {
@@ -630,6 +682,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_torn_writes, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_faults, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_circuit_breaker, fresh_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_pins_survive_restart, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_stall_recovers, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_directory_removed, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_killed_under_load, fresh_dir, drop_dir),
