@@ -27,6 +27,7 @@
     256 /* rows of one pass of the block path: with more, activations and sums leave the           \
            second-level cache */
 #define N_GROUP_MAX   16
+#define NEAR_ACT      (1u << 19) /* activations that stay in the second-level cache by themselves */
 #define PREFETCH_BYTE 4608
 
 #define MEMORY_BARRIER() __asm__ volatile("" ::: "memory")
@@ -465,18 +466,13 @@ static void run_some(const struct gemm_part *p, const struct amx_format *f)
 
 /* --- Many rows */
 
-/* n_sub sub-units as tiles, from number `first` of a group. */
-static void fill_group(const struct amx_format *f, const uint8_t *group, uint32_t first,
-                       uint32_t n_sub, uint16_t *dst)
+/* n_sub sub-units from the beginning of a unit as tiles. */
+static void fill_group(const struct amx_format *f, const uint8_t *unit, uint32_t n_sub,
+                       uint16_t *dst)
 {
     const uint32_t n_unit_sub = f->unit_k / AMX_SUB_K;
-    const uint8_t *unit = group + (size_t)(first / n_unit_sub) * f->unit_bytes;
-    uint32_t sub = first % n_unit_sub;
-    if (!f->unpack) {
-        memcpy(dst, unit, (size_t)n_sub * 2 * sizeof *dst * AMX_TILE);
-        return;
-    }
     struct amx_scales x[2];
+    uint32_t sub = 0;
     f->scales(unit, sub, &x[0]);
     for (uint32_t i = 0; i < n_sub; i++, dst += 2 * AMX_TILE) {
         const bool last = sub + 1 == n_unit_sub;
@@ -491,21 +487,7 @@ static void fill_group(const struct amx_format *f, const uint8_t *group, uint32_
     }
 }
 
-/* Elements [k, k + n_k) of two groups (or one and zeros) as tiles [2][n_k / 32]. */
-static void fill_packed(const struct gemm_weight *w, const struct amx_format *f, uint32_t group,
-                        uint32_t n_group, uint32_t k, uint32_t n_k, uint16_t *a)
-{
-    for (uint32_t g = 0; g < 2; g++) {
-        uint16_t *dst = a + (size_t)g * AMX_ROWS * n_k;
-        if (g < n_group) {
-            fill_group(f, gemm_group_data(w, group + g), k / AMX_SUB_K, n_k / AMX_SUB_K, dst);
-        } else {
-            memset(dst, 0, sizeof *dst * AMX_ROWS * n_k);
-        }
-    }
-}
-
-/* The same from rows as the file has them. */
+/* Elements [k, k + n_k) of two groups as tiles [2][n_k / 32], from rows as the file has them. */
 static void fill_rows(const struct gemm_weight *w, uint32_t group, uint32_t n_group, uint32_t k,
                       uint32_t n_k, uint16_t *a)
 {
@@ -528,19 +510,37 @@ static void fill_rows(const struct gemm_weight *w, uint32_t group, uint32_t n_gr
     }
 }
 
-/* One pair of groups x one pair of row tiles of n_col columns over n_k of K. */
-static inline void multiply_block(const uint16_t *a, uint32_t n_k, const uint16_t *b0,
-                                  const uint16_t *b1, uint32_t n_col)
+/* Lines to ask memory for beside the products, so many for each 32 of K: all at once they would
+ * hold up what the products load. */
+struct ahead {
+    const uint8_t *at;
+    size_t stride;
+    uint32_t n_line;
+};
+
+/* Of the weights of two groups; of two row tiles of activations, or of two lines of each row of y.
+ */
+enum { AHEAD_W0, AHEAD_W1, AHEAD_B0, AHEAD_B1, AHEAD_END };
+
+/* One pair of groups x one pair of row tiles of n_col columns over n_k of K. Beside it, what h
+ * tells comes to the second-level cache. */
+static inline void multiply_block(const uint16_t *a0, const uint16_t *a1, uint32_t n_k,
+                                  const uint16_t *b0, const uint16_t *b1, uint32_t n_col,
+                                  struct ahead h[AHEAD_END])
 {
-    const uint16_t *a1 = a + (size_t)AMX_ROWS * n_k;
     const size_t b_stride = 4 * (size_t)n_col;
     for (uint32_t i = 0; i < n_k / 32; i++) {
         size_t off = (size_t)i * AMX_TILE, b_off = (size_t)i * 32 * n_col;
-        _tile_loadd(4, a + off, 64);
+        _tile_loadd(4, a0 + off, 64);
         _tile_stream_loadd(6, b0 + b_off, b_stride);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(5, a1 + off, 64);
         _tile_dpbf16ps(1, 5, 6);
+        for (uint32_t j = 0; j < AHEAD_END; j++) {
+            for (uint32_t line = 0; line < h[j].n_line; line++, h[j].at += h[j].stride) {
+                _mm_prefetch(h[j].at, _MM_HINT_T1);
+            }
+        }
         if (b1) {
             _tile_stream_loadd(7, b1 + b_off, b_stride);
             _tile_dpbf16ps(2, 4, 7);
@@ -557,10 +557,10 @@ static inline void sums_load(const float *c, bool first)
         _tile_zero(2);
         _tile_zero(3);
     } else {
-        _tile_loadd(0, c, 64);
-        _tile_loadd(1, c + 256, 64);
-        _tile_loadd(2, c + 512, 64);
-        _tile_loadd(3, c + 768, 64);
+        _tile_stream_loadd(0, c, 64);
+        _tile_stream_loadd(1, c + 256, 64);
+        _tile_stream_loadd(2, c + 512, 64);
+        _tile_stream_loadd(3, c + 768, 64);
     }
 }
 
@@ -569,32 +569,70 @@ struct block_scratch {
     float c[N_GROUP_MAX / 2][TOK_STEP / 32][4 * 256];
 };
 
+static_assert(BLOCK_K % 256 == 0, "runs of K begin at units");
 static_assert(sizeof(struct block_scratch) <= GEMM_SCRATCH_BYTES, "scratch holds a block");
 
-/* All rows of one part with the two groups whose tiles of K [k, k + n_k) are in s->a. */
-static void block_rows(const struct gemm_part *p, struct block_scratch *s, uint32_t pair,
-                       uint32_t tok, uint32_t n_tok, uint32_t k, uint32_t n_k)
+/* Where the block path is: rows [tok, tok + n_tok), K [k, k + n_k), a pair of groups. */
+struct block {
+    uint32_t tok;
+    uint32_t n_tok;
+    uint32_t k;
+    uint32_t n_k;
+    uint32_t pair;
+    const uint16_t *a0; /* tiles of the two groups, or of the same twice */
+    const uint16_t *a1;
+    struct ahead ahead[AHEAD_END];
+};
+
+/* The rows of y that this block ends in. */
+static void ahead_y(const struct gemm_part *p, struct block *at, uint32_t tok, uint32_t n_tok)
+{
+    const uint32_t n_turn = at->n_k / 32;
+    const size_t out = ((size_t)p->group + 2 * at->pair) * AMX_ROWS;
+    const float *y = p->job->y + (size_t)tok * p->job->ldy + out;
+    const struct ahead h = {(const uint8_t *)y, p->job->ldy * sizeof *y, n_tok / n_turn};
+    at->ahead[AHEAD_B0] = h;
+    at->ahead[AHEAD_B1] = h;
+    at->ahead[AHEAD_B1].at += 64;
+}
+
+/* Activations of the next run of K: each pair of groups asks for an equal part of them. */
+static void ahead_act(const struct gemm_part *p, struct block *at, const uint16_t *b0,
+                      const uint16_t *b1)
+{
+    const uint32_t n_turn = at->n_k / 32, n_pair = (p->n_group + 1) / 2;
+    const uint32_t n_line = (16 + n_pair - 1) / n_pair;
+    const size_t run = (size_t)at->n_k * 2 * AMX_ROWS, part = (size_t)n_line * 64 * n_turn;
+    at->ahead[AHEAD_B0] = (struct ahead){(const uint8_t *)b0 + run + at->pair * part, 64, n_line};
+    at->ahead[AHEAD_B1] =
+        (struct ahead){(const uint8_t *)b1 + run + at->pair * part, 64, b1 ? n_line : 0};
+}
+
+/* All rows with two groups. */
+static void block_rows(const struct gemm_part *p, struct block_scratch *s, struct block *at)
 {
     const struct gemm_act *act = p->job->act;
-    const bool last = k + n_k >= padded_k(act->n_in);
-    const uint32_t group = p->group + 2 * pair, n_col = act_n_col(act->n_tok);
+    const uint32_t n_col = act_n_col(act->n_tok);
+    const bool last = at->k + at->n_k >= padded_k(act->n_in);
+    const bool far = (size_t)padded_k(act->n_in) * at->n_tok > NEAR_ACT;
+    const uint32_t group = p->group + 2 * at->pair;
     const uint32_t n_group = p->group + p->n_group - group < 2 ? 1 : 2;
-    for (uint32_t t = 0; t < n_tok; t += 2 * AMX_ROWS) {
+    for (uint32_t t = 0; t < at->n_tok; t += 2 * AMX_ROWS) {
+        const uint32_t tok = at->tok + t;
+        const uint32_t n_tok = at->n_tok - t < 2 * AMX_ROWS ? at->n_tok - t : 2 * AMX_ROWS;
+        const bool two = n_tok > AMX_ROWS;
+        const uint16_t *b0 = act_tile(act, tok) + (size_t)at->k * n_col;
+        const uint16_t *b1 = two ? act_tile(act, tok + AMX_ROWS) + (size_t)at->k * n_col : NULL;
+        float *c = s->c[at->pair][t / 32];
         if (last) {
-            for (uint32_t i = t; i < n_tok && i < t + 2 * AMX_ROWS; i++) {
-                const float *y = p->job->y + (size_t)(tok + i) * p->job->ldy + group * AMX_ROWS;
-                __builtin_prefetch(y, 1);
-                __builtin_prefetch(y + AMX_ROWS, 1);
-            }
+            ahead_y(p, at, tok, n_tok);
+        } else if (far) {
+            ahead_act(p, at, b0, b1);
         }
-        const uint16_t *b0 = act_tile(act, tok + t) + (size_t)k * n_col;
-        const uint16_t *b1 =
-            n_tok - t > AMX_ROWS ? act_tile(act, tok + t + AMX_ROWS) + (size_t)k * n_col : NULL;
-        float *c = s->c[pair][t / 32];
-        sums_load(c, k == 0);
-        multiply_block(s->a, n_k, b0, b1, n_col);
+        sums_load(c, at->k == 0);
+        multiply_block(at->a0, at->a1, at->n_k, b0, b1, n_col, at->ahead);
         if (last) {
-            store_pair(p, tok + t, n_tok - t < 32 ? n_tok - t : 32, group, n_group, c);
+            store_pair(p, tok, n_tok, group, n_group, c);
         } else {
             _tile_stored(0, c, 64);
             _tile_stored(1, c + 256, 64);
@@ -604,25 +642,74 @@ static void block_rows(const struct gemm_part *p, struct block_scratch *s, uint3
     }
 }
 
+static const uint8_t *packed_at(const struct gemm_weight *w, const struct amx_format *f,
+                                uint32_t group, uint32_t k)
+{
+    return gemm_group_data(w, group) + (size_t)(k / f->unit_k) * f->unit_bytes;
+}
+
+/* The weights that come after this block, asked for in equal parts beside its products. */
+static void ahead_weights(const struct gemm_part *p, const struct amx_format *f, struct block *at)
+{
+    const struct gemm_weight *w = p->job->w;
+    const bool more_pairs = 2 * (at->pair + 1) < p->n_group;
+    const bool more_k = at->k + at->n_k < padded_k(w->n_in);
+    const uint8_t *next = p->next;
+    size_t stride = p->next_group_bytes;
+    if (more_pairs || more_k) {
+        next = packed_at(w, f, p->group + (more_pairs ? 2 * (at->pair + 1) : 0),
+                         more_pairs ? at->k : at->k + at->n_k);
+        stride = w->group_bytes;
+    }
+    const uint32_t n_turn = (at->n_tok + 31) / 32 * (at->n_k / 32);
+    const uint32_t n_line = (at->n_k / AMX_SUB_K * f->unit_bytes / (f->unit_k / AMX_SUB_K)) / 64;
+    for (uint32_t i = 0; i < 2; i++) {
+        at->ahead[AHEAD_W0 + i] =
+            (struct ahead){next + i * stride, 64, next ? n_line / n_turn + 1 : 0};
+    }
+}
+
+/* The tiles of a pair of groups. */
+static void block_tiles(const struct gemm_part *p, const struct amx_format *f,
+                        struct block_scratch *s, struct block *at)
+{
+    const struct gemm_weight *w = p->job->w;
+    const uint32_t group = p->group + 2 * at->pair;
+    const bool two = p->group + p->n_group - group > 1;
+    uint16_t *second = s->a + (size_t)AMX_ROWS * at->n_k;
+    at->a0 = s->a;
+    at->a1 = two ? second : s->a;
+    if (!f) {
+        fill_rows(w, group, two ? 2 : 1, at->k, at->n_k, s->a);
+        return;
+    }
+    ahead_weights(p, f, at);
+    if (!f->unpack) {
+        at->a0 = (const uint16_t *)packed_at(w, f, group, at->k);
+        at->a1 = two ? (const uint16_t *)packed_at(w, f, group + 1, at->k) : at->a0;
+        return;
+    }
+    fill_group(f, packed_at(w, f, group, at->k), at->n_k / AMX_SUB_K, s->a);
+    if (two) {
+        fill_group(f, packed_at(w, f, group + 1, at->k), at->n_k / AMX_SUB_K, second);
+    }
+}
+
 static void run_many(const struct gemm_part *p, const struct amx_format *f)
 {
     struct block_scratch *s = p->scratch;
     const uint32_t n_in = padded_k(p->job->w->n_in);
-    uint32_t n_tok, n_k;
-    for (uint32_t t = 0; t < p->n_tok; t += n_tok) {
-        n_tok = p->n_tok - t < TOK_STEP ? p->n_tok - t : TOK_STEP;
-        for (uint32_t k = 0; k < n_in; k += n_k) {
-            n_k = n_in - k < BLOCK_K ? n_in - k : BLOCK_K;
-            for (uint32_t pair = 0; 2 * pair < p->n_group; pair++) {
-                uint32_t group = p->group + 2 * pair;
-                uint32_t n_group = p->n_group - 2 * pair < 2 ? 1 : 2;
-                if (f) {
-                    fill_packed(p->job->w, f, group, n_group, k, n_k, s->a);
-                } else {
-                    fill_rows(p->job->w, group, n_group, k, n_k, s->a);
-                }
+    struct block at = {0};
+    for (uint32_t t = 0; t < p->n_tok; t += at.n_tok) {
+        at.tok = p->tok + t;
+        at.n_tok = p->n_tok - t < TOK_STEP ? p->n_tok - t : TOK_STEP;
+        for (at.k = 0; at.k < n_in; at.k += at.n_k) {
+            at.n_k = n_in - at.k < BLOCK_K ? n_in - at.k : BLOCK_K;
+            for (at.pair = 0; 2 * at.pair < p->n_group; at.pair++) {
+                memset(at.ahead, 0, sizeof at.ahead);
+                block_tiles(p, f, s, &at);
                 MEMORY_BARRIER();
-                block_rows(p, s, pair, p->tok + t, n_tok, k, n_k);
+                block_rows(p, s, &at);
             }
         }
     }
