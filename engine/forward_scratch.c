@@ -199,6 +199,8 @@ static enum err_code take_scratch(struct fwd *f, struct err *e)
         return err_set(e, ERR_NOMEM, "out of memory for %llu bytes of scratch",
                        (unsigned long long)f->memory_bytes);
     }
+    /* Products write down columns of these rows: with small pages, each line is a page. Advice. */
+    (void)madvise(f->memory, f->memory_bytes, MADV_HUGEPAGE);
     char *at = f->memory;
     for (uint32_t i = 0; i < ps.n; i++) {
         memcpy(ps.list[i].ret_p, &at, sizeof at);
