@@ -16,7 +16,6 @@
 
 #define SLOT_NONE         UINT32_MAX
 #define SEGMENT_BYTES_AIM ((uint64_t)256 << 20)
-#define SEGMENT_SLOTS_MAX 1024
 #define SEGMENTS_MAX      65536
 #define SEGMENT_AHEAD     8 /* the next one is made when so much (1/n) of one is left unused */
 #define SCAN_BYTES        ((size_t)4 << 20)
@@ -38,7 +37,7 @@ static uint32_t slots_per_segment(uint64_t cap_bytes, size_t chunk_bytes)
     uint64_t n_all =
         cap_bytes > SUPER_BYTES ? (cap_bytes - SUPER_BYTES) / slot_bytes(chunk_bytes) : 0;
     uint64_t n = SEGMENT_BYTES_AIM / slot_bytes(chunk_bytes);
-    n = n < 1 ? 1 : n > SEGMENT_SLOTS_MAX ? SEGMENT_SLOTS_MAX : n;
+    n = n < 1 ? 1 : n > KV_SEGMENT_SLOTS_MAX ? KV_SEGMENT_SLOTS_MAX : n;
     n = n > (n_all + 7) / 8 ? (n_all + 7) / 8 : n; /* small caps: at least eight steps */
     uint64_t n_seg = n > 0 ? (n_all + n - 1) / n : 1;
     return (uint32_t)(n_all / n_seg); /* so that little of the cap is left over */
@@ -89,7 +88,7 @@ static bool super_valid(const struct kv_disk *d, const struct kv_superblock *b)
            b->crc == kv_crc32c(b, offsetof(struct kv_superblock, crc)) &&
            b->version == KV_DISK_VERSION && b->chunk_tok == d->chunk_tok &&
            b->chunk_bytes == d->chunk_bytes && b->n_slot_segment > 0 &&
-           b->n_slot_segment <= SEGMENT_SLOTS_MAX &&
+           b->n_slot_segment <= KV_SEGMENT_SLOTS_MAX &&
            memcmp(b->fingerprint, d->fingerprint, sizeof b->fingerprint) == 0;
 }
 
@@ -396,7 +395,7 @@ enum err_code kv_disk_scan(struct kv_disk *d,
     free(buf);
     return ERR_OK;
 }
-static_assert((uint64_t)SEGMENT_SLOTS_MAX * KV_DISK_BLOCK <= SCAN_BYTES, "one read per segment");
+static_assert((uint64_t)KV_SEGMENT_SLOTS_MAX * KV_DISK_BLOCK <= SCAN_BYTES, "one read per segment");
 
 /* ---- Slots ---- */
 

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define KV_SEGMENT_SLOTS_MAX 1024
+
 struct kv_slot {
     bool taken;
     bool failed;

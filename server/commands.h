@@ -14,5 +14,6 @@ int cmd_template(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
+int cmd_kv(int argc, char **argv);
 
 #endif

@@ -19,6 +19,7 @@ static const struct command commands[] = {
     {"tokenize", cmd_tokenize, "token ids of a text"},
     {"template", cmd_template, "render a chat template"},
     {"inspect", cmd_inspect, "metadata, tensors and memory of a GGUF file"},
+    {"kv", cmd_kv, "look at, pin, export or drop what a KV directory keeps"},
     {"quantize", cmd_quantize, "write a GGUF file with other weight types"},
     {"synth", cmd_synth, "write a GGUF file with made-up weights"},
 };
