@@ -5,9 +5,9 @@
 /* What does not get on for so long, and for as long as a chunk takes when all that run compute one,
  * is computed by who waits for it. */
 #define FOLLOW_US 2000000
-/* Sleeps of the loop while reads, or writes, are under way. */
-#define NAP_LOADING_US 200
-#define NAP_WRITING_US 5000
+/* Sleeps of the loop: never shorter, and so long while a sequence waits for another. */
+#define NAP_MIN_US    200
+#define NAP_FOLLOW_US 5000
 
 enum err_code sch_cache_identity(const struct eng_info *info, uint32_t adapter, const char *tenant,
                                  const char *salt, struct kv_identity *ret_id, struct err *e)
@@ -253,11 +253,8 @@ void sch_cache_poll(struct sch *s)
 
 uint64_t sch_cache_nap_us(struct sch *s, uint64_t max_us)
 {
-    struct kv_stats kv;
-    kv_get_stats(s->o.kv, &kv);
-    if (kv.n_frame_loading) {
-        return NAP_LOADING_US;
-    }
-    bool writes = kv.disk_is_open && (kv.n_disk_queued || kv.n_frame_writing);
-    return (s->n_following || writes) && max_us > NAP_WRITING_US ? NAP_WRITING_US : max_us;
+    uint64_t us = kv_idle_us(s->o.kv);
+    us = us > NAP_MIN_US ? us : NAP_MIN_US;
+    us = s->n_following && us > NAP_FOLLOW_US ? NAP_FOLLOW_US : us;
+    return us < max_us ? us : max_us;
 }
