@@ -395,6 +395,13 @@ static void release(struct srv_tool_reader *r, size_t n, struct buf *out)
     buf_drop(&r->held, n);
 }
 
+/* White space in front of `end` that would go with a call there. */
+static size_t n_space_before(const char *at, const char *end)
+{
+    size_t n = (size_t)(end - trim_end(at, end));
+    return n < SPACE_MAX ? n : SPACE_MAX;
+}
+
 /* Bytes at the end of held that may belong to a call's beginning: white space, then the first bytes
  * of a mark. */
 static size_t n_undecided(const struct srv_tool_reader *r)
@@ -406,8 +413,7 @@ static size_t n_undecided(const struct srv_tool_reader *r)
     while (n && memcmp(end - n, mark, n) != 0) {
         n--;
     }
-    size_t n_with_space = (size_t)(end - trim_end(at, end - n));
-    return n_with_space <= SPACE_MAX ? n_with_space : n;
+    return n + n_space_before(at, end - n);
 }
 
 /* Looks for a call's first mark. True: held begins with it now. */
@@ -420,9 +426,8 @@ static bool find_begin(struct srv_tool_reader *r, struct buf *out)
         release(r, r->held.len - n_undecided(r), out);
         return false;
     }
-    const char *text_end = trim_end(at, mark);
-    size_t n_space = (size_t)(mark - text_end);
-    release(r, (size_t)(text_end - at), out);
+    size_t n_space = n_space_before(at, mark);
+    release(r, (size_t)(mark - at) - n_space, out);
     buf_drop(&r->held, n_space);
     r->inside = true;
     r->n_scanned = strlen(first_mark(r));
@@ -460,7 +465,7 @@ static void decide_json(struct srv_tool_reader *r, struct buf *out)
     size_t n = (size_t)(end - at);
     size_t n_tag = strlen(PYTHON_TAG);
     bool tag = n && memcmp(at, PYTHON_TAG, n < n_tag ? n : n_tag) == 0;
-    if (n ? *at != '{' && !tag : r->held.len > SPACE_MAX) {
+    if ((n && *at != '{' && !tag) || r->held.len - n > SPACE_MAX) {
         r->plain = true;
         release(r, r->held.len, out);
     }
