@@ -99,8 +99,7 @@ static enum err_code products_from(struct fwd *f, const float *x, uint32_t row0,
                                     .bias = p->lin->b,
                                     .add = p->add};
     }
-    gemm_run(f->env.gemm, jobs, n_product);
-    return fwd_lora_products(f, x, row0, n_row, products, n_product, e);
+    return fwd_lora_products(f, x, row0, n_row, products, jobs, n_product, e);
 }
 
 enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,

@@ -1,9 +1,10 @@
-/* Adapters in a step: after a product, the rows that asked for one get its share. Neighbouring rows
- * with the same adapter go through it together; a row's result depends on that row alone, and rows
- * without an adapter are never touched. */
+/* Adapters in a step: beside a product, A x is computed for the rows that asked for one; B times
+ * that is added after it. Neighbouring rows with the same adapter go through it together; a row's
+ * result depends on that row alone, and rows without an adapter are never touched. */
 #include "engine/forward_parts.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Rows [row0, row0 + n_row) of the step, all with one adapter. */
 struct run {
@@ -36,18 +37,20 @@ static bool next_run(const struct fwd *f, uint32_t from, uint32_t to, struct run
     return adapter != 0;
 }
 
-/* t = A x of all jobs, then y += B t. */
-static enum err_code run_jobs(struct fwd *f, struct err *e)
+/* t = A x of all jobs, beside the products' own jobs; then y += B t. */
+static enum err_code run_jobs(struct fwd *f, const struct gemm_job *jobs, uint32_t n_product,
+                              struct err *e)
 {
     struct fwd_lora *o = f->lora;
     enum err_code code = ERR_OK;
-    gemm_run(f->env.gemm, o->down, o->n_job);
+    memcpy(o->down + o->n_job, jobs, n_product * sizeof *jobs);
+    gemm_run(f->env.gemm, o->down, o->n_job + n_product);
     for (uint32_t i = 0; i < o->n_job && !code; i++) {
         const struct gemm_job *down = &o->down[i];
         code = gemm_act_prepare(f->env.gemm, o->up[i].w, down->y, down->ldy, down->act->n_tok,
                                 &o->up_acts[i], e);
     }
-    if (!code) {
+    if (!code && o->n_job) {
         gemm_run(f->env.gemm, o->up, o->n_job);
     }
     o->n_job = 0;
@@ -59,42 +62,57 @@ static enum err_code add_job(struct fwd *f, const struct run *run, const struct 
                              const float *x, float *y, struct err *e)
 {
     struct fwd_lora *o = f->lora;
-    size_t n_t = (size_t)run->n_row * p->rank;
-    if (o->n_job == FWD_LORA_JOB_MAX || o->n_t + n_t > o->n_t_max) {
-        enum err_code code = run_jobs(f, e);
-        if (code) {
-            return code;
-        }
-    }
     uint32_t i = o->n_job++;
     float *t = o->t + o->n_t;
-    o->n_t += n_t;
+    o->n_t += (size_t)run->n_row * p->rank;
     o->down[i] = (struct gemm_job){.w = &p->a, .act = &o->down_acts[i], .y = t, .ldy = p->rank};
     o->up[i] = (struct gemm_job){
         .w = &p->b, .act = &o->up_acts[i], .y = y, .ldy = p->b.n_out, .add = true};
     return gemm_act_prepare(f->env.gemm, &p->a, x, p->a.n_in, run->n_row, &o->down_acts[i], e);
 }
 
-enum err_code fwd_lora_products(struct fwd *f, const float *x, uint32_t row0, uint32_t n_row,
-                                const struct fwd_product *products, uint32_t n_product,
-                                struct err *e)
+/* One product's job for a run of rows that begins `at` rows behind x. */
+static enum err_code add_run(struct fwd *f, const struct run *run, size_t at, const float *x,
+                             const struct fwd_product *product, struct err *e)
 {
+    const struct model_linear *lin = product->lin;
+    const struct lora_pair *p = lin->lora_id ? &run->lora->pairs[lin->lora_id - 1] : NULL;
+    if (!p || !p->rank) {
+        return ERR_OK;
+    }
+    return add_job(f, run, p, x + at * lin->w.n_in, product->y + at * lin->w.n_out, e);
+}
+
+enum err_code fwd_lora_products(struct fwd *f, const float *x, uint32_t row0, uint32_t n_row,
+                                const struct fwd_product *products, const struct gemm_job *jobs,
+                                uint32_t n_product, struct err *e)
+{
+    struct fwd_lora *o = f->lora;
     struct run run;
     uint32_t from = row0;
+    uint32_t n_own = n_product; /* the products' own jobs, not run yet */
     enum err_code code = ERR_OK;
-    while (f->lora && !code && next_run(f, from, row0 + n_row, &run)) {
-        size_t at = run.row0 - row0;
+    while (o && !code && next_run(f, from, row0 + n_row, &run)) {
+        size_t n_t = (size_t)run.n_row * f->env.loras->rank_max * n_product;
+        if (o->n_job + n_product > FWD_LORA_JOB_MAX || o->n_t + n_t > o->n_t_max) {
+            code = run_jobs(f, jobs, n_own, e);
+            n_own = 0;
+        }
         for (uint32_t i = 0; i < n_product && !code; i++) {
-            const struct model_linear *lin = products[i].lin;
-            const struct lora_pair *p = lin->lora_id ? &run.lora->pairs[lin->lora_id - 1] : NULL;
-            if (p && p->rank) {
-                code =
-                    add_job(f, &run, p, x + at * lin->w.n_in, products[i].y + at * lin->w.n_out, e);
-            }
+            code = add_run(f, &run, run.row0 - row0, x, &products[i], e);
         }
         from = run.row0 + run.n_row;
     }
-    return code || !f->lora || !f->lora->n_job ? code : run_jobs(f, e);
+    if (code) {
+        return code;
+    }
+    if (o && o->n_job) {
+        return run_jobs(f, jobs, n_own, e);
+    }
+    if (n_own) {
+        gemm_run(f->env.gemm, jobs, n_own);
+    }
+    return ERR_OK;
 }
 
 enum err_code fwd_lora_create(struct fwd *f, struct err *e)
@@ -106,7 +124,7 @@ enum err_code fwd_lora_create(struct fwd *f, struct err *e)
     struct fwd_lora *o = calloc(1, sizeof *o);
     f->lora = o;
     if (o) {
-        o->n_t_max = (size_t)f->n_tok_max * set->rank_max;
+        o->n_t_max = (size_t)f->n_tok_max * set->rank_max * FWD_JOB_MAX;
         o->t = malloc((o->n_t_max + 1) * sizeof *o->t);
     }
     return o && o->t ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for adapters");

@@ -56,15 +56,24 @@ struct fwd_mla {
     struct gemm_job *jobs; /* [n_head] */
 };
 
+/* y [n_row, n_out] = W x + b for up to FWD_JOB_MAX matrices that read the same x, one phase. */
+#define FWD_JOB_MAX 4
+struct fwd_product {
+    const struct model_linear *lin;
+    float *y;
+    bool add; /* y += */
+};
+
 #define FWD_LORA_JOB_MAX 64
 
-/* Scratch of adapters' products: pairs of jobs that run together. */
+/* Scratch of adapters' products, in pairs: t = A x, which runs beside the products themselves, then
+ * y += B t. */
 struct fwd_lora {
-    float *t; /* [n_t_max] what goes between the two */
+    float *t; /* what goes between the two */
     size_t n_t;
     size_t n_t_max;
     uint32_t n_job;
-    struct gemm_job down[FWD_LORA_JOB_MAX];
+    struct gemm_job down[FWD_LORA_JOB_MAX + FWD_JOB_MAX]; /* the products' own behind them */
     struct gemm_job up[FWD_LORA_JOB_MAX];
     struct gemm_act down_acts[FWD_LORA_JOB_MAX];
     struct gemm_act up_acts[FWD_LORA_JOB_MAX];
@@ -117,21 +126,14 @@ void fwd_norm_row(const struct fwd *f, const struct model_norm *norm, float *y, 
 /* dst [n_row, n_embd] = norm(src). */
 void fwd_norm(const struct fwd *f, const struct model_norm *norm, float *dst, const float *src);
 
-/* y [n_row, n_out] = W x + b for up to FWD_JOB_MAX matrices that read the same x, one phase. */
-#define FWD_JOB_MAX 4
-struct fwd_product {
-    const struct model_linear *lin;
-    float *y;
-    bool add; /* y += */
-};
 enum err_code fwd_products(struct fwd *f, const float *x, uint32_t n_row,
                            const struct fwd_product *products, uint32_t n_product, struct err *e);
 
-/* Adds to the products of rows [row0, row0 + n_row) what those rows' adapters give. x and y begin
- * with row0. */
+/* Runs jobs, the products of rows [row0, row0 + n_row), and adds what those rows' adapters give. x
+ * and y begin with row0. */
 enum err_code fwd_lora_products(struct fwd *f, const float *x, uint32_t row0, uint32_t n_row,
-                                const struct fwd_product *products, uint32_t n_product,
-                                struct err *e);
+                                const struct fwd_product *products, const struct gemm_job *jobs,
+                                uint32_t n_product, struct err *e);
 enum err_code fwd_lora_create(struct fwd *f, struct err *e);
 void fwd_lora_destroy(struct fwd *f);
 

@@ -22,6 +22,7 @@
 #define ALPHA 6.0F
 #define SCALE 0.125F
 #define N     24 /* tokens of a sequence */
+#define N_SEQ 48
 
 static char base_path[256];
 static char merged_path[256];
@@ -210,9 +211,9 @@ static void tokens_of(uint32_t seq, int32_t tokens[N])
 static void run(struct eng *g, const uint32_t *adapters, uint32_t n_seq, uint32_t n_step,
                 float *out)
 {
-    struct eng_slice slices[8];
-    int32_t tokens[8][N];
-    void *kv[8];
+    struct eng_slice slices[N_SEQ];
+    int32_t tokens[N_SEQ][N];
+    void *kv[N_SEQ];
     struct err e;
     for (uint32_t i = 0; i < n_seq; i++) {
         tokens_of(i, tokens[i]);
@@ -271,29 +272,38 @@ static void test_merged(void **state)
     }
 }
 
-/* Each sequence of a mixed step gives what it gives alone, in other slices too; without an adapter,
- * what an engine without any gives. */
+static float all[N_SEQ * SEQ_FLOATS];
+static float alone[N_SEQ * SEQ_FLOATS];
+
+/* The sequences together give what each gives alone; without an adapter, what `bare` gives. */
+static void check_mixed(struct eng *g, struct eng *bare, const uint32_t *adapters, uint32_t n_seq,
+                        uint32_t n_step)
+{
+    run(g, adapters, n_seq, n_step, all);
+    for (uint32_t i = 0; i < n_seq; i++) {
+        uint32_t just[N_SEQ] = {0};
+        just[i] = adapters[i];
+        run(adapters[i] ? g : bare, just, i + 1, 5, alone);
+        assert_memory_equal(all + i * SEQ_FLOATS, alone + i * SEQ_FLOATS, SEQ_FLOATS * sizeof *all);
+    }
+}
+
+/* Neighbours with the same adapter, and many that take turns: more pairs of products than run at
+ * once. */
 static void test_mixed(void **state)
 {
     (void)state;
-    static float all[8 * SEQ_FLOATS];
-    static float alone[8 * SEQ_FLOATS];
-    static const uint32_t adapters[8] = {0, 1, 1, 2, 0, 2, 1, 0};
-    static const uint32_t n_steps[] = {N, 5, 1};
+    static const uint32_t some[8] = {0, 1, 1, 2, 0, 2, 1, 0};
+    uint32_t turns[N_SEQ];
+    for (uint32_t i = 0; i < N_SEQ; i++) {
+        turns[i] = i % 3;
+    }
     struct eng *g = open_with(base_path, 2, NULL);
     struct eng *bare = open_with(base_path, 0, NULL);
-    for (size_t k = 0; k < sizeof n_steps / sizeof *n_steps; k++) {
-        run(g, adapters, 8, n_steps[k], all);
-        for (uint32_t i = 0; i < 8; i++) {
-            uint32_t just[8];
-            for (uint32_t s = 0; s < 8; s++) {
-                just[s] = s == i ? adapters[i] : 0;
-            }
-            run(adapters[i] ? g : bare, just, 8, N, alone);
-            assert_memory_equal(all + i * SEQ_FLOATS, alone + i * SEQ_FLOATS,
-                                SEQ_FLOATS * sizeof *all);
-        }
-    }
+    check_mixed(g, bare, some, 8, N);
+    check_mixed(g, bare, some, 8, 5);
+    check_mixed(g, bare, some, 8, 1);
+    check_mixed(g, bare, turns, N_SEQ, 4);
     struct err e;
     int32_t token = 1;
     void *kv = kv_for(g);
