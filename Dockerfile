@@ -2,13 +2,13 @@
 FROM debian:12-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends \
     gcc libc6-dev pkg-config meson ninja-build libmicrohttpd-dev libcjson-dev libyaml-dev libpcre2-dev \
-    libssl-dev libjemalloc-dev liburing-dev && rm -rf /var/lib/apt/lists/*
+    libssl-dev libjemalloc-dev liburing-dev libcurl4-openssl-dev && rm -rf /var/lib/apt/lists/*
 COPY . /src
 RUN meson setup /build /src --buildtype=release -Dopenblas=disabled && ninja -C /build kvasir
 
 FROM debian:12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends \
-    libmicrohttpd12 libcjson1 libyaml-0-2 libpcre2-8-0 libssl3 libjemalloc2 liburing2 curl \
+    libmicrohttpd12 libcjson1 libyaml-0-2 libpcre2-8-0 libssl3 libjemalloc2 liburing2 libcurl4 ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* && useradd --system --no-create-home kvasir
 COPY --from=build /build/kvasir /usr/local/bin/kvasir
 USER kvasir

@@ -3,11 +3,13 @@
 #include "config/default_model.h"
 #include "config/options.h"
 #include "server/commands.h"
+#include "server/hub.h"
 #include "server/lora_option.h"
 #include "server/serve.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -82,6 +84,27 @@ static enum err_code use_default_model(struct cfg *cfg, struct err *e)
     return code;
 }
 
+/* A model that is no file may be one of the cache: its path takes the name's place. */
+static enum err_code find_model(struct cfg *cfg, struct err *e)
+{
+    struct buf dir = {0};
+    struct buf path = {0};
+    enum err_code rc = err_set(e, ERR_NOT_FOUND, "model: cannot read %s", cfg->model);
+    if (access(cfg->model, R_OK) == 0) {
+        rc = ERR_OK;
+    } else if (cfg->model[0] != '/' && cfg->model[0] != '.' && hub_cache_dir(&dir)) {
+        rc = hub_cache_find(buf_str(&dir), cfg->model, &path, e);
+    }
+    if (!rc && path.len) {
+        free(cfg->model);
+        cfg->model = path.data;
+        path = (struct buf){0};
+    }
+    buf_free(&dir);
+    buf_free(&path);
+    return rc;
+}
+
 int cmd_serve(int argc, char **argv)
 {
     struct cfg cfg;
@@ -103,8 +126,8 @@ int cmd_serve(int argc, char **argv)
         (void)fprintf(stderr, "kvasir serve: give --model FILE, a model in GGUF format (%s)\n",
                       e.msg);
         status = 2;
-    } else if (access(cfg.model, R_OK) != 0) {
-        (void)fprintf(stderr, "kvasir serve: model: cannot read %s\n", cfg.model);
+    } else if (find_model(&cfg, &e) != ERR_OK) {
+        (void)fprintf(stderr, "kvasir serve: %s\n", e.msg);
         status = 1;
     } else {
         status = srv_run(&cfg, open_model);

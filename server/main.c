@@ -22,6 +22,8 @@ static const struct command commands[] = {
     {"kv", cmd_kv, "look at, pin, export or drop what a KV directory keeps"},
     {"quantize", cmd_quantize, "write a GGUF file with other weight types"},
     {"synth", cmd_synth, "write a GGUF file with made-up weights"},
+    {"pull", cmd_pull, "fetch a model from the hub into the cache"},
+    {"models", cmd_models, "list, remove and prune the cache"},
 };
 #define N_COMMAND (sizeof commands / sizeof *commands)
 
