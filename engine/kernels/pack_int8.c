@@ -86,16 +86,22 @@ static inline unsigned plane_shift(unsigned v, unsigned width)
     return width == 4 ? v / 4 * 4 : width == 8 ? 0 : v * width % 8;
 }
 
-static void plane_put(const uint8_t v[N_VECTOR][VECTOR], unsigned bit, unsigned width, uint8_t *dst)
+/* The vectors as words of 8 bytes: a code fits its byte, so shifts never reach the next. */
+typedef uint64_t vectors_t[N_VECTOR][VECTOR / 8];
+
+static inline __attribute__((always_inline)) void plane_put(const vectors_t v, const unsigned bit,
+                                                            const unsigned width, uint8_t *dst)
 {
-    memset(dst, 0, (size_t)VECTOR * width);
+    vectors_t plane = {{0}};
+#pragma GCC unroll 8
     for (unsigned j = 0; j < N_VECTOR; j++) {
-        uint8_t *d = dst + (size_t)VECTOR * plane_vector(j, width);
-        const unsigned shift = plane_shift(j, width), mask = (1u << width) - 1;
-        for (unsigned i = 0; i < VECTOR; i++) {
-            d[i] |= (uint8_t)((v[j][i] >> bit & mask) << shift);
+        uint64_t *d = plane[plane_vector(j, width)];
+        const unsigned shift = plane_shift(j, width);
+        for (unsigned i = 0; i < VECTOR / 8; i++) {
+            d[i] |= (v[j][i] >> bit & 0x0101010101010101ULL * ((1u << width) - 1)) << shift;
         }
     }
+    memcpy(dst, plane, (size_t)VECTOR * width);
 }
 
 static unsigned plane_get(const uint8_t *src, unsigned j, unsigned i, unsigned width)
@@ -105,17 +111,30 @@ static unsigned plane_get(const uint8_t *src, unsigned j, unsigned i, unsigned w
 }
 
 /* The planes of a code of n_bit bits, from its lowest bit up. */
-static unsigned first_width(unsigned n_bit)
+static inline unsigned first_width(unsigned n_bit)
 {
     return n_bit == 8 ? 8 : n_bit >= 4 ? 4 : 2;
 }
 
-static void step_put(const uint8_t v[N_VECTOR][VECTOR], unsigned n_bit, uint8_t *dst)
+static inline __attribute__((always_inline)) void planes_put(const vectors_t v,
+                                                             const unsigned n_bit, uint8_t *dst)
 {
-    unsigned low = first_width(n_bit);
+    const unsigned low = first_width(n_bit);
     plane_put(v, 0, low, dst);
     if (n_bit > low) {
         plane_put(v, low, n_bit - low, dst + (size_t)VECTOR * low);
+    }
+}
+
+static void step_put(const vectors_t v, unsigned n_bit, uint8_t *dst)
+{
+    switch (n_bit) {
+    case 2: planes_put(v, 2, dst); break;
+    case 3: planes_put(v, 3, dst); break;
+    case 4: planes_put(v, 4, dst); break;
+    case 5: planes_put(v, 5, dst); break;
+    case 6: planes_put(v, 6, dst); break;
+    default: planes_put(v, 8, dst); break;
     }
 }
 
@@ -242,13 +261,14 @@ static void unit_put_codes(const struct int8_format *f, const uint8_t *code, uin
                            uint8_t *dst)
 {
     for (uint32_t s = 0; s < n_step; s++) {
-        uint8_t v[N_VECTOR][VECTOR];
+        vectors_t v;
         for (unsigned r = 0; r < INT8_ROWS; r++) {
             for (unsigned j = 0; j < N_VECTOR; j++) {
-                memcpy(v[j] + 4 * r, code + (size_t)UNIT_K * r + INT8_STEP_K * s + 4 * j, 4);
+                memcpy((uint8_t *)v[j] + 4 * (size_t)r,
+                       code + (size_t)UNIT_K * r + INT8_STEP_K * s + 4 * j, 4);
             }
         }
-        step_put((const uint8_t(*)[VECTOR])v, f->n_bit, dst + int8_code_bytes(f, s));
+        step_put((const uint64_t(*)[VECTOR / 8]) v, f->n_bit, dst + int8_code_bytes(f, s));
     }
 }
 
