@@ -86,7 +86,7 @@ size_t int8_act_bytes(uint32_t n_in, uint32_t n_tok);
                           .act = GEMM_ACT_INT8,                                                    \
                           .group_out = INT8_ROWS,                                                  \
                           .n_group_max = 16,                                                       \
-                          .n_group_few = 1,                                                        \
+                          .n_group_few = 4,                                                        \
                           .n_tok_max = INT8_TOK_MAX,                                               \
                           .tok_block = ACT_TOK_BLOCK,                                              \
                           .group_bytes = int8_group_bytes,                                         \

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #define PANEL_STEP     (2 * INT8_UNIT_STEP)
-#define PREFETCH_AHEAD 4096
+#define PREFETCH_AHEAD 2048
 #define CACHE_LINE     64
 #define N_CODE_VECTOR  8
 #define CODE_VECTOR    64
