@@ -20,7 +20,10 @@ enum file_type {
     FILE_Q5_K_S = 16,
     FILE_Q5_K_M = 17,
     FILE_Q6_K = 18,
+    FILE_IQ4_NL = 25,
+    FILE_IQ4_XS = 30,
     FILE_BF16 = 32,
+    FILE_MXFP4_MOE = 38,
 };
 
 static const char *const file_type_names[] = {
@@ -31,20 +34,30 @@ static const char *const file_type_names[] = {
     [FILE_Q4_K_M] = "Q4_K_M", [FILE_Q5_K_S] = "Q5_K_S", [FILE_Q5_K_M] = "Q5_K_M",
     [FILE_Q6_K] = "Q6_K",     [19] = "IQ2_XXS",         [20] = "IQ2_XS",
     [21] = "Q2_K_S",          [22] = "IQ3_XS",          [23] = "IQ3_XXS",
-    [24] = "IQ1_S",           [25] = "IQ4_NL",          [26] = "IQ3_S",
+    [24] = "IQ1_S",           [FILE_IQ4_NL] = "IQ4_NL", [26] = "IQ3_S",
     [27] = "IQ3_M",           [28] = "IQ2_S",           [29] = "IQ2_M",
-    [30] = "IQ4_XS",          [31] = "IQ1_M",           [FILE_BF16] = "BF16",
-    [36] = "TQ1_0",           [37] = "TQ2_0",           [38] = "MXFP4_MOE",
+    [FILE_IQ4_XS] = "IQ4_XS", [31] = "IQ1_M",           [FILE_BF16] = "BF16",
+    [36] = "TQ1_0",           [37] = "TQ2_0",           [FILE_MXFP4_MOE] = "MXFP4_MOE",
 };
 
 static const struct quant_mix mixes[] = {
-    {"Q4_K_M", FILE_Q4_K_M, GGUF_TYPE_Q4_K}, {"Q4_K_S", FILE_Q4_K_S, GGUF_TYPE_Q4_K},
-    {"Q5_K_M", FILE_Q5_K_M, GGUF_TYPE_Q5_K}, {"Q5_K_S", FILE_Q5_K_S, GGUF_TYPE_Q5_K},
-    {"Q6_K", FILE_Q6_K, GGUF_TYPE_Q6_K},     {"Q3_K_M", FILE_Q3_K_M, GGUF_TYPE_Q3_K},
-    {"Q2_K", FILE_Q2_K, GGUF_TYPE_Q2_K},     {"Q8_0", FILE_Q8_0, GGUF_TYPE_Q8_0},
-    {"Q4_0", FILE_Q4_0, GGUF_TYPE_Q4_0},     {"Q4_1", FILE_Q4_1, GGUF_TYPE_Q4_1},
-    {"Q5_0", FILE_Q5_0, GGUF_TYPE_Q5_0},     {"Q5_1", FILE_Q5_1, GGUF_TYPE_Q5_1},
-    {"BF16", FILE_BF16, GGUF_TYPE_BF16},     {"F16", FILE_F16, GGUF_TYPE_F16},
+    {"Q4_K_M", FILE_Q4_K_M, GGUF_TYPE_Q4_K},
+    {"Q4_K_S", FILE_Q4_K_S, GGUF_TYPE_Q4_K},
+    {"Q5_K_M", FILE_Q5_K_M, GGUF_TYPE_Q5_K},
+    {"Q5_K_S", FILE_Q5_K_S, GGUF_TYPE_Q5_K},
+    {"Q6_K", FILE_Q6_K, GGUF_TYPE_Q6_K},
+    {"Q3_K_M", FILE_Q3_K_M, GGUF_TYPE_Q3_K},
+    {"Q2_K", FILE_Q2_K, GGUF_TYPE_Q2_K},
+    {"Q8_0", FILE_Q8_0, GGUF_TYPE_Q8_0},
+    {"Q4_0", FILE_Q4_0, GGUF_TYPE_Q4_0},
+    {"Q4_1", FILE_Q4_1, GGUF_TYPE_Q4_1},
+    {"Q5_0", FILE_Q5_0, GGUF_TYPE_Q5_0},
+    {"Q5_1", FILE_Q5_1, GGUF_TYPE_Q5_1},
+    {"IQ4_XS", FILE_IQ4_XS, GGUF_TYPE_IQ4_XS},
+    {"IQ4_NL", FILE_IQ4_NL, GGUF_TYPE_IQ4_NL},
+    {"MXFP4_MOE", FILE_MXFP4_MOE, GGUF_TYPE_MXFP4},
+    {"BF16", FILE_BF16, GGUF_TYPE_BF16},
+    {"F16", FILE_F16, GGUF_TYPE_F16},
     {"F32", FILE_F32, GGUF_TYPE_F32},
 };
 #define N_MIX (sizeof mixes / sizeof *mixes)
@@ -155,6 +168,9 @@ static enum gguf_type choose(const struct quant_mix *m, const struct quant_mix_m
     if (quant_format_of(m->base)->n_block_elem == 1 || f == FILE_Q8_0) {
         return m->base;
     }
+    if (f == FILE_MXFP4_MOE) { /* the experts alone: most of such a model */
+        return has(name, "_exps.") ? m->base : GGUF_TYPE_Q8_0;
+    }
     if (ends(name, "output.weight") && !has(name, "attn_")) {
         return GGUF_TYPE_Q6_K;
     }
@@ -194,6 +210,7 @@ static enum gguf_type simpler(enum gguf_type type)
     case GGUF_TYPE_Q4_K: return GGUF_TYPE_Q5_0;
     case GGUF_TYPE_Q5_K: return GGUF_TYPE_Q5_1;
     case GGUF_TYPE_Q6_K: return GGUF_TYPE_Q8_0;
+    case GGUF_TYPE_IQ4_XS: return GGUF_TYPE_IQ4_NL;
     default: return GGUF_TYPE_F16;
     }
 }

@@ -4,6 +4,7 @@
 #include "engine/quant/blocks.h"
 #include "engine/quant/fit.h"
 #include "engine/quant/formats.h"
+#include "engine/quant/quantize_iq4.h"
 #include "engine/quant/quantize_k.h"
 
 #include <math.h>
@@ -159,13 +160,22 @@ static bool put_q8_0(const float *x, void *dst, size_t n)
 }
 
 static bool (*const writers[GGUF_TYPE_END])(const float *, void *, size_t) = {
-    [GGUF_TYPE_F32] = put_f32,         [GGUF_TYPE_F16] = put_f16,
-    [GGUF_TYPE_BF16] = put_bf16,       [GGUF_TYPE_Q8_0] = put_q8_0,
-    [GGUF_TYPE_Q4_0] = put_q4_0,       [GGUF_TYPE_Q4_1] = put_q4_1,
-    [GGUF_TYPE_Q5_0] = put_q5_0,       [GGUF_TYPE_Q5_1] = put_q5_1,
-    [GGUF_TYPE_Q2_K] = quant_put_q2_k, [GGUF_TYPE_Q3_K] = quant_put_q3_k,
-    [GGUF_TYPE_Q4_K] = quant_put_q4_k, [GGUF_TYPE_Q5_K] = quant_put_q5_k,
+    [GGUF_TYPE_F32] = put_f32,
+    [GGUF_TYPE_F16] = put_f16,
+    [GGUF_TYPE_BF16] = put_bf16,
+    [GGUF_TYPE_Q8_0] = put_q8_0,
+    [GGUF_TYPE_Q4_0] = put_q4_0,
+    [GGUF_TYPE_Q4_1] = put_q4_1,
+    [GGUF_TYPE_Q5_0] = put_q5_0,
+    [GGUF_TYPE_Q5_1] = put_q5_1,
+    [GGUF_TYPE_Q2_K] = quant_put_q2_k,
+    [GGUF_TYPE_Q3_K] = quant_put_q3_k,
+    [GGUF_TYPE_Q4_K] = quant_put_q4_k,
+    [GGUF_TYPE_Q5_K] = quant_put_q5_k,
     [GGUF_TYPE_Q6_K] = quant_put_q6_k,
+    [GGUF_TYPE_IQ4_NL] = quant_put_iq4_nl,
+    [GGUF_TYPE_IQ4_XS] = quant_put_iq4_xs,
+    [GGUF_TYPE_MXFP4] = quant_put_mxfp4,
 };
 
 bool quant_can_quantize(enum gguf_type type)

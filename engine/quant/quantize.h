@@ -9,10 +9,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K. */
+/* F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
+ * MXFP4. */
 bool quant_can_quantize(enum gguf_type type);
 /* src [n] f32 to blocks of `type`, n a multiple of its block. Quantised types: false when an
- * element is not finite or too large for the type's f16 scale; dst then holds nothing of use. */
+ * element is not finite or too large for the type's scale; dst then holds nothing of use. */
 bool quant_quantize(enum gguf_type type, const float *src, void *dst, size_t n);
 
 #endif
