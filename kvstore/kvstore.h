@@ -174,6 +174,10 @@ uint32_t kv_pin(struct kv_store *s, const struct kv_identity *id, const int32_t 
 uint32_t kv_unpin(struct kv_store *s, const struct kv_identity *id, const int32_t *tokens,
                   uint32_t n_tok);
 
+/* For a sequence that finds no memory although it runs alone: what no sequence uses is held against
+ * eviction no more. Returns how many chunks that concerned. */
+uint32_t kv_pins_give_way(struct kv_store *s);
+
 /* ---- The disk tier ---- */
 
 /* Drives it: takes what the I/O thread finished, starts what is wanted. Call it every step, and

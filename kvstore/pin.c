@@ -216,3 +216,17 @@ void kv_retention_sweep(struct kv_store *s)
     }
     kv_publish(s);
 }
+
+uint32_t kv_pins_give_way(struct kv_store *s)
+{
+    uint32_t n_chunk = 0;
+    for (uint32_t i = 0; s->n_pin_frame > 0 && i < s->index.n_node_max; i++) {
+        const struct kv_node *n = node_at(s, i);
+        if (n->state == KV_NODE_SEALED && n->pins_ram && n->n_ref == 0) {
+            kv_node_set_times(s, i, 0, n->expires_s);
+            n_chunk++;
+        }
+    }
+    kv_publish(s);
+    return n_chunk;
+}

@@ -230,7 +230,9 @@ static bool has_room(struct sch *s, uint64_t n_chunk)
     struct kv_stats kv;
     kv_get_stats(s->o.kv, &kv);
     uint64_t n_kept = s->n_running + sch_cache_n_promised(s);
-    return !s->n_running || kv.n_frame_free + kv.n_frame_cached >= n_chunk + n_kept;
+    uint64_t n_cached = kv.n_frame_cached;
+    n_cached -= n_cached < kv.n_frame_pinned ? n_cached : kv.n_frame_pinned;
+    return !s->n_running || kv.n_frame_free + n_cached >= n_chunk + n_kept;
 }
 
 static enum err_code take_state(struct sch *s, struct sch_seq *q, struct err *e)
@@ -330,6 +332,9 @@ uint32_t sch_queue_admit(struct sch *s, uint64_t now_us)
             park(s, idle);
         } else if (code == ERR_FULL && waits_for_io(s, q, IO_WAIT_ALONE_US)) {
             return n_moved;
+        } else if (code == ERR_FULL && kv_pins_give_way(s->o.kv)) {
+            n_moved++;
+            continue;
         } else if (code == ERR_FULL && q->shares) {
             q->shares = false; /* what it shares may stand in its own way */
         } else {               /* alone, and still no memory: waiting would not help */
@@ -375,6 +380,9 @@ bool sch_queue_grow(struct sch *s, struct sch_seq *q)
         }
         if (code == ERR_FULL && waits_for_io(s, q, alone ? IO_WAIT_ALONE_US : IO_WAIT_US)) {
             return false;
+        }
+        if (code == ERR_FULL && alone && kv_pins_give_way(s->o.kv)) {
+            continue;
         }
         if (code != ERR_FULL || (alone && !q->shares)) {
             sch_queue_end(s, q, SCH_FINISH_ERROR, &e);

@@ -279,6 +279,12 @@ static struct client *make_client(struct world *w)
     r->prompt_logprobs = chance(w, 60);
     r->tenant = tenants[draw(w, 4)];
     r->cache_salt = chance(w, 100) ? tenants[draw(w, 4)] : NULL;
+    if (chance(w, 150)) {
+        r->retention.keep_s = chance(w, 500) ? 1 + (uint32_t)draw(w, 3600) : 0;
+        r->retention.ttl_s = chance(w, 300) ? 1 + (uint32_t)draw(w, 3600) : 0;
+        r->retention.ram_only = chance(w, 200);
+        r->retention.leaves_nothing = chance(w, 200);
+    }
     r->deadline_us = chance(w, 50) ? w->now_us + draw(w, 400000) : 0;
     if (chance(w, 300)) {
         r->n_stop = 1 + (uint32_t)draw(w, 3);

@@ -292,13 +292,37 @@ static void test_preempted(void **state)
     assert_true(n_row[1] < n_row[0]);
 }
 
+/* What a client asked to be held gives way to a request that could not run otherwise. */
+static void test_held_gives_way(void **state)
+{
+    (void)state;
+    struct rig r;
+    int32_t tokens[400];
+    rig_open(&r, NULL, &caching, 8);
+    rig_prompt(&r, 1, tokens, 400);
+    struct sch_request held = request(tokens, 250, 1);
+    held.retention.keep_s = 3600;
+    assert_int_equal(run_one(&r, &held), 0);
+    struct kv_stats kv = stats_of(&r).kv;
+    assert_in_range(kv.n_frame_pinned, 1, 4);
+    rig_prompt(&r, 2, tokens, 400);
+    struct sch_request large = request(tokens, 400, 100); /* all 8 frames */
+    struct reader q;
+    reader_open(&r, &q, large);
+    rig_run(&r, &q, 1);
+    reader_check(&r, &q, &large);
+    reader_close(&q);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_second_time),  cmocka_unit_test(test_turns),
-        cmocka_unit_test(test_twins),        cmocka_unit_test(test_shared_beginning),
-        cmocka_unit_test(test_leader_fails), cmocka_unit_test(test_nobody_elses),
-        cmocka_unit_test(test_not_shared),   cmocka_unit_test(test_preempted),
+        cmocka_unit_test(test_second_time),    cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_twins),          cmocka_unit_test(test_shared_beginning),
+        cmocka_unit_test(test_leader_fails),   cmocka_unit_test(test_nobody_elses),
+        cmocka_unit_test(test_not_shared),     cmocka_unit_test(test_preempted),
+        cmocka_unit_test(test_held_gives_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
