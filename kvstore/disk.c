@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "kvstore/crc32c.h"
+#include "kvstore/disk_share.h"
 #include "kvstore/prefix_index.h"
 
 #include <dirent.h>
@@ -195,8 +196,19 @@ static void segments_open(struct kv_disk *d)
     segments_delete_from(d, d->n_seg);
 }
 
-int kv_segment_make(int dir_fd, uint32_t seg, uint64_t n_byte)
+int kv_segment_make(int parent_fd, int dir_fd, uint32_t seg, uint64_t n_byte, uint64_t cap_bytes)
 {
+    if (parent_fd >= 0) {
+        int lock_fd = kv_share_lock(parent_fd);
+        if (lock_fd < 0) {
+            return -errno;
+        }
+        int fd = kv_share_make_room(parent_fd, n_byte, cap_bytes)
+                     ? kv_segment_make(-1, dir_fd, seg, n_byte, 0)
+                     : -EDQUOT;
+        (void)close(lock_fd);
+        return fd;
+    }
     bool is_direct;
     int fd = segment_open(dir_fd, seg, O_CREAT | O_EXCL, &is_direct);
     if (fd < 0) {
@@ -224,6 +236,10 @@ bool kv_disk_wants_segment(const struct kv_disk *d, uint64_t now_us)
 
 void kv_disk_add_segment(struct kv_disk *d, int fd, uint64_t now_us)
 {
+    if (fd == -EDQUOT) { /* all that the stores here may have: evict, and look again later */
+        d->full_until_us = now_us + FULL_RETRY_US;
+        return;
+    }
     if (fd < 0) {
         log_warn("kv disk: no new segment in %s: %s; trying again in a minute", d->path,
                  strerror(-fd)); /* NOLINT(concurrency-mt-unsafe) */
@@ -258,8 +274,9 @@ static enum err_code dir_open(struct kv_disk *d, const char *dir, struct err *e)
     if (mkdir(d->path, 0700) != 0 && errno != EEXIST) {
         return err_errno(e, ERR_IO, errno, "cannot make the KV directory %s", d->path);
     }
+    d->parent_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     d->dir_fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (d->dir_fd < 0) {
+    if (d->dir_fd < 0 || d->parent_fd < 0) {
         return err_errno(e, ERR_IO, errno, "cannot open the KV directory %s", d->path);
     }
     d->lock_fd = openat(d->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -278,7 +295,7 @@ enum err_code kv_disk_open(struct kv_disk *d, const char *dir, const uint8_t fin
                            struct err *e)
 {
     memset(d, 0, sizeof *d);
-    d->dir_fd = d->lock_fd = -1;
+    d->parent_fd = d->dir_fd = d->lock_fd = -1;
     d->chunk_tok = chunk_tok;
     d->chunk_bytes = chunk_bytes;
     d->cap_bytes = cap_bytes;
@@ -317,6 +334,11 @@ enum err_code kv_disk_open(struct kv_disk *d, const char *dir, const uint8_t fin
         goto out;
     }
     segments_open(d);
+    int share_fd = kv_share_lock(d->parent_fd); /* the cap may have been larger */
+    if (share_fd >= 0) {
+        (void)kv_share_make_room(d->parent_fd, 0, cap_bytes);
+        (void)close(share_fd);
+    }
 out:
     if (super_fd >= 0) {
         (void)close(super_fd);
@@ -340,6 +362,9 @@ void kv_disk_close(struct kv_disk *d)
     }
     if (d->dir_fd >= 0) {
         (void)close(d->dir_fd);
+    }
+    if (d->parent_fd >= 0) {
+        (void)close(d->parent_fd);
     }
     free(d->seg_fds);
     free(d->slots);

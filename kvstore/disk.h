@@ -27,6 +27,7 @@ struct kv_disk {
     uint32_t chunk_tok;
     size_t chunk_bytes;
     uint64_t cap_bytes;
+    int parent_fd; /* of the directory that other stores may be in, too */
     int dir_fd;
     int lock_fd;
     bool is_direct; /* O_DIRECT works here */
@@ -63,8 +64,9 @@ enum err_code kv_disk_scan(struct kv_disk *d,
 uint32_t kv_disk_take(struct kv_disk *d);
 /* Whether one more segment should be made, before the last slots are gone. */
 bool kv_disk_wants_segment(const struct kv_disk *d, uint64_t now_us);
-/* Makes the file of a segment: the file, or -errno. May block; any thread. */
-int kv_segment_make(int dir_fd, uint32_t seg, uint64_t n_byte);
+/* Makes the file of a segment: the file, or -errno; -EDQUOT where all stores of the parent
+ * directory would then have more than cap_bytes (parent_fd -1: no cap). May block; any thread. */
+int kv_segment_make(int parent_fd, int dir_fd, uint32_t seg, uint64_t n_byte, uint64_t cap_bytes);
 uint64_t kv_segment_bytes(const struct kv_disk *d);
 /* fd: that of segment number n_seg, or -errno: then the next is wanted only later. */
 void kv_disk_add_segment(struct kv_disk *d, int fd, uint64_t now_us);

@@ -249,7 +249,7 @@ enum err_code kv_dir_open(const char *path, bool write, struct kv_dir **ret_d, s
         return err_set(e, ERR_NOMEM, "no memory to open %s", path);
     }
     enum err_code code = ERR_OK;
-    d->disk.dir_fd = d->disk.lock_fd = -1;
+    d->disk.parent_fd = d->disk.dir_fd = d->disk.lock_fd = -1;
     if (snprintf(d->disk.path, sizeof d->disk.path, "%s", path) >= (int)sizeof d->disk.path) {
         code = err_set(e, ERR_INVALID, "the directory's name is too long");
         goto out;
@@ -526,7 +526,7 @@ static uint32_t slot_unused(struct kv_dir *d, uint32_t *at)
         ++*at;
     }
     if (*at == n_slot) {
-        int fd = kv_segment_make(d->disk.dir_fd, d->disk.n_seg, kv_segment_bytes(&d->disk));
+        int fd = kv_segment_make(-1, d->disk.dir_fd, d->disk.n_seg, kv_segment_bytes(&d->disk), 0);
         if (fd >= 0) {
             (void)close(fd); /* O_DIRECT */
         }

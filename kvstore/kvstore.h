@@ -36,7 +36,7 @@ struct kv_io_hook {
 
 struct kv_disk_options {
     const char *dir;         /* NULL: no disk tier. Made where missing, for this user alone */
-    uint64_t cap_bytes;      /* bytes of files, never exceeded */
+    uint64_t cap_bytes;      /* bytes of files of all stores in dir; this one never exceeds it */
     uint8_t fingerprint[32]; /* of model, arithmetic and layout: stores of others are not touched */
     enum kv_backend backend; /* AUTO: io_uring where a real write and read succeed, else pread */
     uint64_t write_bytes_s_max; /* write budget; 0: none */

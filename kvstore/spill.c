@@ -171,7 +171,7 @@ static void segments_pump(struct kv_store *s)
     }
     if (!p->makes_segment && p->writes.n > 0 && !is_closed(s) &&
         kv_disk_wants_segment(&p->disk, s->now_us)) {
-        kv_tier_segment_start(p->tier, p->disk.n_seg, kv_segment_bytes(&p->disk));
+        kv_tier_segment_start(p->tier, &p->disk);
         p->makes_segment = true;
     }
 }

@@ -245,12 +245,14 @@ bool kv_tier_is_stuck(const struct kv_tier *t, uint64_t now_us)
            now_us - beat_us > STUCK_FACTOR * t->options.io_timeout_us;
 }
 
-void kv_tier_segment_start(struct kv_tier *t, uint32_t seg, uint64_t n_byte)
+void kv_tier_segment_start(struct kv_tier *t, const struct kv_disk *d)
 {
     (void)pthread_mutex_lock(&t->mu);
     t->segment.dir_fd = t->dir_fd;
-    t->segment.seg = seg;
-    t->segment.n_byte = n_byte;
+    t->segment.parent_fd = d->parent_fd;
+    t->segment.cap_bytes = d->cap_bytes;
+    t->segment.seg = d->n_seg;
+    t->segment.n_byte = kv_segment_bytes(d);
     t->segment.state = KV_SEGMENT_QUEUED;
     (void)pthread_mutex_unlock(&t->mu);
     t->io->impl->kick(t->io);

@@ -95,8 +95,8 @@ uint32_t kv_tier_n_busy(const struct kv_tier *t, bool writes);
 /* The I/O thread itself hangs in the kernel. */
 bool kv_tier_is_stuck(const struct kv_tier *t, uint64_t now_us);
 
-/* Makes one more segment file; to be asked for only when the one before has been taken. */
-void kv_tier_segment_start(struct kv_tier *t, uint32_t seg, uint64_t n_byte);
+/* Makes one more segment file of d; to be asked for only when the one before has been taken. */
+void kv_tier_segment_start(struct kv_tier *t, const struct kv_disk *d);
 /* True when that ended, once: *ret_fd is the file or -errno. */
 bool kv_tier_segment_take(struct kv_tier *t, int *ret_fd);
 

@@ -25,6 +25,8 @@ enum kv_segment_state { KV_SEGMENT_IDLE, KV_SEGMENT_QUEUED, KV_SEGMENT_RUNNING, 
 /* The making of one segment file. */
 struct kv_segment_call {
     struct kv_io_op op;
+    int parent_fd;
+    uint64_t cap_bytes;
     int dir_fd;
     uint32_t seg;
     uint64_t n_byte;

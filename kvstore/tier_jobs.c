@@ -329,7 +329,7 @@ static void syncs_start(struct kv_tier *t, uint64_t now_us)
 static int64_t segment_make(void *arg)
 {
     const struct kv_segment_call *c = arg;
-    return kv_segment_make(c->dir_fd, c->seg, c->n_byte);
+    return kv_segment_make(c->parent_fd, c->dir_fd, c->seg, c->n_byte, c->cap_bytes);
 }
 
 /* ---- Rounds ---- */

@@ -3,6 +3,7 @@
 #include "io_shim.h"
 #include "kv_model.h"
 #include "kvstore/crc32c.h"
+#include "kvstore/disk_share.h"
 #include "kvstore/store.h"
 
 #include <dirent.h>
@@ -287,6 +288,44 @@ static void test_cap_and_eviction(void **state)
     o.disk.cap_bytes = 4096;
     struct err e;
     assert_int_equal(kv_store_create(&o, &s, &e), ERR_LIMIT);
+}
+
+/* Stores of other models in the same directory count, too; of those that nobody has open, the last
+ * segments go. */
+static void test_stores_share_a_cap(void **state)
+{
+    (void)state;
+    struct kv_options o = options_of(40, 100);
+    int32_t tokens[100];
+    struct kv_store *a = store_new(&o);
+    o.disk.fingerprint[0] = 2;
+    struct kv_store *b = store_new(&o);
+    for (uint32_t i = 0; i < 60; i++) {
+        fill(tokens, 100, i);
+        (void)serve(i % 2 ? a : b, 1, tokens, 60 + i % 40);
+        assert_true(kv_flush(i % 2 ? a : b, 10000000));
+        assert_true(kv_share_bytes(a->spill.disk.parent_fd) <= CAP(100));
+    }
+    uint64_t n_a = stats_of(a).n_slot_used;
+    uint64_t n_b = stats_of(b).n_slot_used;
+    assert_true(n_a + n_b <= 100 && n_a > 20 && n_b > 20);
+    kv_store_destroy(a);
+    b->spill.disk.full_until_us = 0; /* it would look again in a minute */
+    for (uint32_t i = 0; i < 30; i++) {
+        fill(tokens, 100, 100 + i);
+        (void)serve(b, 1, tokens, 80);
+        assert_true(kv_flush(b, 10000000));
+        assert_true(kv_share_bytes(b->spill.disk.parent_fd) <= CAP(100));
+        b->spill.disk.full_until_us = 0;
+    }
+    print_message("%llu and %llu slots; alone %llu\n", (unsigned long long)n_a,
+                  (unsigned long long)n_b, (unsigned long long)stats_of(b).n_slot_used);
+    assert_true(stats_of(b).n_slot_used > n_b + 10);
+    kv_store_destroy(b);
+    o.disk.fingerprint[0] = 1;
+    a = store_new(&o);
+    check(a);
+    kv_store_destroy(a);
 }
 
 static void test_second_process_waits_for_the_lock(void **state)
@@ -676,6 +715,7 @@ int main(void)
         cmocka_unit_test(test_crc32c),
         cmocka_unit_test_setup_teardown(test_survives_restart, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_cap_and_eviction, fresh_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_stores_share_a_cap, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_second_process_waits_for_the_lock, fresh_dir,
                                         drop_dir),
         cmocka_unit_test_setup_teardown(test_flipped_bits, fresh_dir, drop_dir),
