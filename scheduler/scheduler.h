@@ -59,7 +59,7 @@ enum sch_finish {
 };
 
 #define SCH_STOP_MAX 16
-#define SCH_SHOW_MAX 4
+#define SCH_SHOW_MAX 8
 
 struct sch_request {
     const int32_t *tokens; /* [n_tok], copied; n_tok >= 1 */

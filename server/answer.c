@@ -40,7 +40,9 @@ enum err_code srv_answer_create(struct srv_request *request, struct srv_prompt_t
     for (size_t i = 0; i < n_choice; i++) {
         choices[i].index = (uint32_t)i;
         choices[i].i_prompt = i / (size_t)request->n;
-        if (request->tools) {
+        bool channels =
+            request->api == SRV_API_CHAT && srv_tool_format_always(request->tool_format);
+        if (request->tools || channels) {
             srv_tool_reader_init(&choices[i].tools, request->tool_format, request->tools,
                                  !request->parallel_tool_calls);
         }
@@ -131,7 +133,7 @@ static void fill_request(const struct srv_job *j, const struct srv_answer *a,
         .ignore_eos = q->ignore_eos,
         .show_special = !q->skip_special,
         .adapter = q->adapter,
-        .n_show_id = q->tools ? j->srv->tools.n_show_id : 0,
+        .n_show_id = c->tools.format != SRV_TOOLS_TEXT ? j->srv->tools.n_show_id : 0,
         .embed = q->api == SRV_API_EMBEDDING,
         .pooling = j->srv->pooling,
         .prompt_logprobs = q->echo && q->want_logprobs && q->api == SRV_API_COMPLETION,

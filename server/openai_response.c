@@ -221,7 +221,7 @@ size_t srv_response_bytes(const struct srv_choice *c)
 {
     return c->text.len + c->ids.len + c->logprobs.items.len + c->logprobs.values.len +
            c->logprobs.tops.len + c->logprobs.offsets.len + c->tools.held.len +
-           c->tools.n_call_byte;
+           c->tools.n_call_byte + c->tools.thought.len;
 }
 
 /* ---- writing */
@@ -365,6 +365,19 @@ static bool has_more(const struct srv_choice *c)
     return c->ids.len || c->logprobs.items.len;
 }
 
+static void put_thought_chunk(struct srv_answer *a, struct srv_choice *c, struct buf *out)
+{
+    struct buf *thought = &c->tools.thought;
+    if (thought->len) {
+        chunk_open(a, c, out);
+        buf_puts(out, ",\"delta\":{\"reasoning_content\":");
+        buf_json_string(out, buf_str(thought), thought->len);
+        buf_puts(out, "},\"logprobs\":null,\"finish_reason\":null}]");
+        chunk_close(a, out);
+        buf_clear(thought);
+    }
+}
+
 void srv_response_chunk(struct srv_answer *a, struct srv_choice *c, bool flush, struct buf *out)
 {
     bool first = !c->head_sent;
@@ -374,6 +387,7 @@ void srv_response_chunk(struct srv_answer *a, struct srv_choice *c, bool flush, 
             put_role_chunk(a, c, out);
         }
     }
+    put_thought_chunk(a, c, out);
     if (!c->text.len && !(flush && has_more(c))) {
         put_call_chunks(a, c, out);
         return;
@@ -445,6 +459,10 @@ static void put_whole_choice(struct srv_answer *a, struct srv_choice *c, struct 
         buf_puts(out, "null");
     } else {
         buf_json_string(out, buf_str(&c->text), c->text.len);
+    }
+    if (c->tools.thought.len) {
+        buf_puts(out, ",\"reasoning_content\":");
+        buf_json_string(out, buf_str(&c->tools.thought), c->tools.thought.len);
     }
     for (size_t i = 0; i < c->tools.n_call; i++) {
         buf_puts(out, i ? ",{" : ",\"tool_calls\":[{");

@@ -10,6 +10,7 @@
 #define TAG_END    "</tool_call>"
 #define MISTRAL    "[TOOL_CALLS]"
 #define PYTHON_TAG "<|python_tag|>"
+#define HEAD_MAX   ((size_t)512)  /* of a channel's head; more is no head */
 #define SPACE_MAX  ((size_t)4096) /* held back around calls; more is text */
 
 static bool is_space(char c)
@@ -380,6 +381,8 @@ void srv_tool_reader_finish(struct srv_tool_reader *r)
     drop_calls(r, 0);
     free(r->calls);
     buf_free(&r->held);
+    buf_free(&r->name);
+    buf_free(&r->thought);
     *r = (struct srv_tool_reader){0};
 }
 
@@ -471,6 +474,131 @@ static void decide_json(struct srv_tool_reader *r, struct buf *out)
     }
 }
 
+/* ---- channels */
+
+static const char *const harmony_marks[] = {"<|end|>",     "<|start|>", "<|channel|>",
+                                            "<|message|>", "<|call|>",  "<|return|>"};
+#define N_HARMONY_MARK (sizeof harmony_marks / sizeof *harmony_marks)
+
+/* The first mark of [at, end); NULL: none. *ret_n: its length. */
+static const char *find_any_mark(const char *at, const char *end, size_t *ret_n)
+{
+    while ((at = find(at, end, "<|"))) {
+        for (size_t i = 0; i < N_HARMONY_MARK; i++) {
+            if (starts(at, end, harmony_marks[i])) {
+                *ret_n = strlen(harmony_marks[i]);
+                return at;
+            }
+        }
+        at++;
+    }
+    return NULL;
+}
+
+/* Bytes at the end that may be the beginning of a mark. */
+static size_t n_mark_begun(const char *at, const char *end)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < N_HARMONY_MARK; i++) {
+        size_t most = strlen(harmony_marks[i]) - 1;
+        size_t k = most < (size_t)(end - at) ? most : (size_t)(end - at);
+        while (k > n && memcmp(end - k, harmony_marks[i], k) != 0) {
+            k--;
+        }
+        n = k > n ? k : n;
+    }
+    return n;
+}
+
+/* Whether [at, end) may be the beginning of a head. */
+static bool may_be_head(const char *at, const char *end)
+{
+    static const char *const firsts[] = {"<|channel|>", "<|start|>", "<|message|>", " to="};
+    for (size_t i = 0; i < sizeof firsts / sizeof *firsts; i++) {
+        size_t n = strlen(firsts[i]);
+        n = n < (size_t)(end - at) ? n : (size_t)(end - at);
+        if (memcmp(at, firsts[i], n) == 0) {
+            return (size_t)(end - at) <= HEAD_MAX;
+        }
+    }
+    return false;
+}
+
+/* What the body behind this head is. */
+static void read_head(struct srv_tool_reader *r, const char *at, const char *end)
+{
+    static const char to[] = "to=functions.";
+    const char *name = find(at, end, to);
+    const char *channel = find(at, end, "<|channel|>");
+    r->part = SRV_PART_TEXT;
+    if (name) {
+        const char *name_end = name += sizeof to - 1;
+        while (name_end < end && !is_space(*name_end) && *name_end != '<') {
+            name_end++;
+        }
+        buf_clear(&r->name);
+        buf_append(&r->name, name, (size_t)(name_end - name));
+        r->part = SRV_PART_CALL;
+    } else if (channel && starts(channel + strlen("<|channel|>"), end, "analysis")) {
+        r->part = SRV_PART_THOUGHT;
+    }
+}
+
+/* The first n bytes held are of the present body, which `ends` with them or goes on. */
+static void take_body(struct srv_tool_reader *r, size_t n, bool ends, struct buf *out)
+{
+    const char *at = buf_str(&r->held);
+    if (r->part == SRV_PART_CALL) {
+        if (!ends) {
+            return; /* a call is taken whole */
+        }
+        const char *from = skip_space(at, at + n);
+        cJSON *v = parse(from, trim_end(from, at + n));
+        bool good = cJSON_IsObject(v) && add_call(r, buf_str(&r->name), cJSON_PrintUnformatted(v));
+        cJSON_Delete(v);
+        if (good) {
+            buf_drop(&r->held, n);
+            return;
+        }
+    }
+    release(r, n, r->part == SRV_PART_THOUGHT ? &r->thought : out);
+}
+
+/* True: something was dealt with, and there may be more. */
+static bool step_channel(struct srv_tool_reader *r, struct buf *out)
+{
+    const char *at = buf_str(&r->held);
+    const char *end = at + r->held.len;
+    size_t n_mark = 0;
+    if (r->part == SRV_PART_HEAD) {
+        const char *mark = find(at, end, "<|message|>");
+        if (!may_be_head(at, mark ? mark : end - n_mark_begun(at, end))) {
+            r->plain = true;
+            release(r, r->held.len, out);
+            return false;
+        }
+        if (mark) {
+            read_head(r, at, mark);
+            buf_drop(&r->held, (size_t)(mark - at) + strlen("<|message|>"));
+        }
+        return mark != NULL;
+    }
+    const char *mark = find_any_mark(at + r->n_scanned, end, &n_mark);
+    if (!mark) {
+        size_t n_sure = r->held.len - n_mark_begun(at, end);
+        take_body(r, n_sure, false, out);
+        r->n_scanned = r->part == SRV_PART_CALL ? n_sure : 0;
+        return false;
+    }
+    bool goes_on = starts(mark, end, "<|start|>") || starts(mark, end, "<|channel|>");
+    size_t n_after = (size_t)(end - mark) - (goes_on ? 0 : n_mark);
+    take_body(r, (size_t)(mark - at), true, out);
+    buf_drop(&r->held, r->held.len - n_after);
+    r->n_scanned = 0;
+    r->part = SRV_PART_HEAD;
+    return r->held.len != 0;
+}
+
 void srv_tool_reader_feed(struct srv_tool_reader *r, const char *text, size_t n, struct buf *out)
 {
     if (r->plain || r->format == SRV_TOOLS_TEXT) {
@@ -487,6 +615,9 @@ void srv_tool_reader_feed(struct srv_tool_reader *r, const char *text, size_t n,
         return;
     }
     bool moved = true;
+    while (moved && r->format == SRV_TOOLS_HARMONY) {
+        moved = r->held.len && step_channel(r, out);
+    }
     while (moved) {
         moved = !r->inside                    ? find_begin(r, out)
                 : r->format == SRV_TOOLS_TAGS ? find_end(r, out)
@@ -499,6 +630,13 @@ void srv_tool_reader_end(struct srv_tool_reader *r, struct buf *out)
     const char *at = buf_str(&r->held);
     const char *end = at + r->held.len;
     bool taken = false;
+    if (r->format == SRV_TOOLS_HARMONY) {
+        if (r->part != SRV_PART_HEAD) {
+            take_body(r, r->held.len, true, out);
+        }
+        buf_clear(&r->held); /* half a head is no text */
+        return;
+    }
     if (r->inside && r->format == SRV_TOOLS_TAGS) { /* some end without the last mark */
         taken = take_tagged(r, at + strlen(TAG_BEGIN), end);
     } else if (r->inside) {

@@ -84,6 +84,9 @@ static bool shows_well(const struct eng *eng, bool as_text)
 
 static enum srv_tool_format format_of(const char *t)
 {
+    if (strstr(t, "<|channel|>") && strstr(t, "<|message|>")) {
+        return SRV_TOOLS_HARMONY;
+    }
     if (strstr(t, "<tool_call>")) {
         return SRV_TOOLS_TAGS;
     }
@@ -101,9 +104,12 @@ static void learn_ids(const struct eng *eng, struct srv_tools *t)
     static const struct {
         enum srv_tool_format format;
         const char *mark;
-    } marks[] = {{SRV_TOOLS_TAGS, "<tool_call>"},     {SRV_TOOLS_TAGS, "</tool_call>"},
-                 {SRV_TOOLS_MISTRAL, "[TOOL_CALLS]"}, {SRV_TOOLS_MISTRAL, "[ARGS]"},
-                 {SRV_TOOLS_MISTRAL, "[CALL_ID]"},    {SRV_TOOLS_JSON, "<|python_tag|>"}};
+    } marks[] = {{SRV_TOOLS_TAGS, "<tool_call>"},      {SRV_TOOLS_TAGS, "</tool_call>"},
+                 {SRV_TOOLS_MISTRAL, "[TOOL_CALLS]"},  {SRV_TOOLS_MISTRAL, "[ARGS]"},
+                 {SRV_TOOLS_MISTRAL, "[CALL_ID]"},     {SRV_TOOLS_HARMONY, "<|start|>"},
+                 {SRV_TOOLS_HARMONY, "<|channel|>"},   {SRV_TOOLS_HARMONY, "<|message|>"},
+                 {SRV_TOOLS_HARMONY, "<|constrain|>"}, {SRV_TOOLS_HARMONY, "<|end|>"},
+                 {SRV_TOOLS_JSON, "<|python_tag|>"}};
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
         struct eng_ids ids = {0};
         struct err e = {0};

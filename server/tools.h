@@ -16,6 +16,8 @@ enum srv_tool_format {
                      * <function=NAME><parameter=KEY>VALUE</parameter>…</function>, or the form
                      * NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>… */
     SRV_TOOLS_MISTRAL, /* [TOOL_CALLS] and a list of objects, or NAME[ARGS]{…} */
+    SRV_TOOLS_HARMONY, /* every answer is in channels: <|channel|>NAME<|message|>…<|end|>, with
+                        * to=functions.NAME before <|message|> for a call */
     SRV_TOOLS_JSON, /* the whole answer is {"name":…,"parameters":…}, maybe after <|python_tag|> */
 };
 

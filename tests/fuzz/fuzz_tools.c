@@ -60,9 +60,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     read_answer(format, tools, text, n, n ? n : 1, &whole, &a);
     read_answer(format, tools, text, n, bytes[1] ? bytes[1] : 1, &parts, &b);
     must(a.len == b.len && (!a.len || memcmp(a.data, b.data, a.len) == 0));
-    must(whole.n_call || (a.len == n && (!n || memcmp(a.data, text, n) == 0)) ||
-         format == SRV_TOOLS_TAGS || format == SRV_TOOLS_MISTRAL);
-    must(a.len <= n);
+    must(whole.n_call || format == SRV_TOOLS_HARMONY || format == SRV_TOOLS_TAGS ||
+         format == SRV_TOOLS_MISTRAL || (a.len == n && (!n || memcmp(a.data, text, n) == 0)));
+    must(a.len + whole.thought.len <= n);
+    must(whole.thought.len == parts.thought.len);
     check_calls(&whole, &parts);
     fuzz_use((unsigned)whole.n_call);
     srv_tool_reader_finish(&whole);

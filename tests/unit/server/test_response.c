@@ -20,7 +20,8 @@ struct fixture {
     struct buf out;
 };
 
-static void begin(struct fixture *x, enum srv_api api, const char *body)
+static void begin_with(struct fixture *x, enum srv_api api, const char *body,
+                       enum srv_tool_format format)
 {
     struct fake_options options = {0};
     struct srv_request r;
@@ -33,6 +34,7 @@ static void begin(struct fixture *x, enum srv_api api, const char *body)
     if (!srv_request_parse(api, body, strlen(body), &env, &r, &f)) {
         fail_msg("%s", f.message);
     }
+    r.tool_format = format;
     struct srv_prompt_tokens *prompts = calloc(1, sizeof *prompts);
     assert_non_null(prompts);
     assert_int_equal(eng_ids_push(&prompts->ids, FAKE_BOS, &e), ERR_OK);
@@ -42,6 +44,11 @@ static void begin(struct fixture *x, enum srv_api api, const char *body)
     (void)strcpy(x->a->id, "ID");
     x->a->created_s = 7;
     srv_response_begin(x->a, &x->view);
+}
+
+static void begin(struct fixture *x, enum srv_api api, const char *body)
+{
+    begin_with(x, api, body, SRV_TOOLS_TEXT);
 }
 
 static void end(struct fixture *x)
@@ -136,6 +143,73 @@ static void test_chat_stream(void **state)
                   "\"prompt_tokens_details\":{\"cached_tokens\":2,\"cache_write_tokens\":3},"
                   "\"kvasir\":{\"cached_tokens\":{\"ram\":1,\"disk\":1}}}}\n\ndata: [DONE]\n\n");
     check_frames(&x.out);
+    end(&x);
+}
+
+#define TOOLS ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{}}}]"
+
+/* A call is one delta, whole; the finish says so. */
+static void test_calls(void **state)
+{
+    (void)state;
+    static const char call[] =
+        "<tool_call>{\"name\":\"f\",\"arguments\":{\"a\":\"\\\"\"}}</tool_call>";
+    struct fixture x;
+    begin_with(&x, SRV_API_CHAT, "{" MESSAGES TOOLS ",\"stream\":true}", SRV_TOOLS_TAGS);
+    token(&x, 0, 300, "See: ", NULL);
+    token(&x, 0, 301, call, NULL);
+    memcpy(x.a->choices[0].tools.calls[0].id, "ABCDEFGHI", 9);
+    buf_clear(&x.out);
+    x.a->choices[0].n_call_sent = 0;
+    finish(&x, 0, SCH_FINISH_STOP);
+    assert_string_equal(
+        buf_str(&x.out),
+        CHAT_HEAD "[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"ABCDEFGHI\","
+                  "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":"
+                  "\"{\\\"a\\\":\\\"\\\\\\\"\\\"}\"}}]},\"logprobs\":null,\"finish_reason\":null}]}"
+                  "\n\n" CHAT_HEAD "[{\"index\":0,\"delta\":{},\"logprobs\":null,"
+                  "\"finish_reason\":\"tool_calls\"}]}\n\n");
+    check_frames(&x.out);
+    end(&x);
+
+    begin_with(&x, SRV_API_CHAT, "{" MESSAGES TOOLS "}", SRV_TOOLS_TAGS);
+    token(&x, 0, 301, call, NULL);
+    finish(&x, 0, SCH_FINISH_LENGTH);
+    srv_response_whole(x.a, &x.out);
+    assert_non_null(strstr(buf_str(&x.out), "\"content\":null,\"tool_calls\":[{\"id\":\""));
+    assert_non_null(strstr(buf_str(&x.out), "\"finish_reason\":\"length\""));
+    end(&x);
+}
+
+/* Answers in channels: the thinking goes its own way, without tools too. */
+static void test_channels(void **state)
+{
+    (void)state;
+    struct fixture x;
+    begin_with(&x, SRV_API_CHAT, "{" MESSAGES ",\"stream\":true}", SRV_TOOLS_HARMONY);
+    token(&x, 0, 300, "<|channel|>analysis<|message|>Hm", NULL);
+    token(&x, 0, 301, "<|end|><|start|>assistant<|channel|>final<|message|>Hi", NULL);
+    finish(&x, 0, SCH_FINISH_STOP);
+    assert_non_null(strstr(buf_str(&x.out), "\"delta\":{\"reasoning_content\":\"Hm\"}"));
+    assert_non_null(strstr(buf_str(&x.out), "\"delta\":{\"content\":\"Hi\"}"));
+    assert_non_null(strstr(buf_str(&x.out), "\"finish_reason\":\"stop\""));
+    check_frames(&x.out);
+    end(&x);
+
+    begin_with(&x, SRV_API_CHAT, "{" MESSAGES "}", SRV_TOOLS_HARMONY);
+    token(&x, 0, 300, "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant", NULL);
+    token(&x, 0, 301, "<|channel|>final<|message|>Hi", NULL);
+    finish(&x, 0, SCH_FINISH_STOP);
+    srv_response_whole(x.a, &x.out);
+    assert_non_null(
+        strstr(buf_str(&x.out), "\"content\":\"Hi\",\"reasoning_content\":\"Hm\",\"refusal\""));
+    end(&x);
+
+    begin_with(&x, SRV_API_COMPLETION, "{\"prompt\":\"P\"}", SRV_TOOLS_HARMONY);
+    token(&x, 0, 300, "<|channel|>x", NULL);
+    finish(&x, 0, SCH_FINISH_STOP);
+    srv_response_whole(x.a, &x.out); /* a completion is what the model says */
+    assert_non_null(strstr(buf_str(&x.out), "\"text\":\"<|channel|>x\""));
     end(&x);
 }
 
@@ -272,7 +346,8 @@ static void test_ids_and_errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chat_stream), cmocka_unit_test(test_completion_stream),
+        cmocka_unit_test(test_chat_stream), cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_channels),    cmocka_unit_test(test_completion_stream),
         cmocka_unit_test(test_whole_chat),  cmocka_unit_test(test_empty_answer),
         cmocka_unit_test(test_logprobs),    cmocka_unit_test(test_ids_and_errors)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -87,6 +87,22 @@ static const struct reading readings[] = {
      "{\"name\":\"f\",\"parameters\":{}} is how", "", false},
     {SRV_TOOLS_JSON, "<|python_tag|>print(1)", "<|python_tag|>print(1)", "", false},
     {SRV_TOOLS_JSON, "<b>bold</b> {}", "<b>bold</b> {}", "", false},
+    {SRV_TOOLS_HARMONY,
+     "<|channel|>analysis<|message|>Hm < "
+     "<|en<|end|><|start|>assistant<|channel|>final<|message|>Hello <|",
+     "(Hm < <|en)Hello <|", "", false},
+    {SRV_TOOLS_HARMONY,
+     "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"i\": 1}<|call|>", "",
+     "f{\"i\":1}", false},
+    {SRV_TOOLS_HARMONY,
+     "<|channel|>commentary<|message|>First:<|end|><|start|>assistant to=functions.g<|channel|>"
+     "commentary<|message|>{}",
+     "First:", "g{}", false},
+    {SRV_TOOLS_HARMONY, " to=functions.f<|channel|>commentary<|message|>{broken", "{broken", "",
+     false},
+    {SRV_TOOLS_HARMONY, "<|channel|>commentary to=functions.h<|message|>{}", "{}", "", false},
+    {SRV_TOOLS_HARMONY, "No channels <|message|> here", "No channels <|message|> here", "", false},
+    {SRV_TOOLS_HARMONY, "<|channel|>fin", "", "", false},
     {SRV_TOOLS_TEXT, "<tool_call>" F1 "</tool_call>", "<tool_call>" F1 "</tool_call>", "", false},
 };
 
@@ -101,6 +117,12 @@ static void check_reading(const struct reading *want, const cJSON *tools, size_t
         srv_tool_reader_feed(&r, want->answer + at, n - at < n_piece ? n - at : n_piece, &text);
     }
     srv_tool_reader_end(&r, &text);
+    if (r.thought.len) {
+        struct buf both = {0};
+        buf_printf(&both, "(%s)%s", buf_str(&r.thought), buf_str(&text));
+        buf_free(&text);
+        text = both;
+    }
     for (size_t i = 0; i < r.n_call; i++) {
         buf_printf(&calls, "%s%s", r.calls[i].name, r.calls[i].arguments);
         assert_int_equal(strlen(r.calls[i].id), SRV_CALL_ID_LEN);
