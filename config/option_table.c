@@ -28,7 +28,8 @@
 /* clang-format off */
 const struct cfg_option cfg_options[] = {
     {STRING("model", model), .unit = "FILE", .group = "Model",
-     .help = "GGUF file to serve, or a model that kvasir pull fetched"},
+     .help = "GGUF file to serve, or a model that kvasir pull fetched; default: the small one that "
+             "comes along"},
     {STRING("alias", alias), .unit = "NAME",
      .help = "name of the model in requests and answers; else its file's"},
     {STRING("chat-template", chat_template), .unit = "FILE",

@@ -10,8 +10,8 @@ import tasks
 import tok
 
 STEP_TOKENS = 8192
-SMALL = [(tasks.ask_story, 22), (tasks.closed_world, 24), (tasks.chat, 10), (tasks.arithmetic, 16), (tasks.copying, 12), (tasks.make_json, 12),
-         (tasks.tool_call, 8)]
+SMALL = [(tasks.ask_story, 12), (tasks.closed_world, 28), (tasks.chat, 8), (tasks.arithmetic, 18), (tasks.copying, 14), (tasks.make_json, 14),
+         (tasks.tool_call, 6)]
 # tag of a unit, for the trainer's report
 INDUCTION, KV, NEEDLE, TRACE, MIXED = 1, 2, 3, 4, 5
 
@@ -24,7 +24,7 @@ def lengths(step):
         return [(256, 0.5), (512, 0.5)]
     if step < 450:
         return [(256, 0.3), (512, 0.3), (1024, 0.4)]
-    if step < 700:
+    if step < 620:
         return [(256, 0.25), (512, 0.2), (1024, 0.35), (2048, 0.2)]
     return [(256, 0.25), (512, 0.15), (1024, 0.25), (2048, 0.15), (4096, 0.2)]
 
@@ -35,7 +35,7 @@ def shares(step):
         return [(INDUCTION, 0.3), (KV, 0.4), (MIXED, 0.3)]
     if step < 250:
         return [(INDUCTION, 0.1), (KV, 0.4), (NEEDLE, 0.05), (TRACE, 0.1), (MIXED, 0.35)]
-    return [(INDUCTION, 0.05), (KV, 0.35), (NEEDLE, 0.08), (TRACE, 0.1), (MIXED, 0.42)]
+    return [(INDUCTION, 0.05), (KV, 0.28), (NEEDLE, 0.06), (TRACE, 0.09), (MIXED, 0.52)]
 
 
 def pick(rng, table):

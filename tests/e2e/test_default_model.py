@@ -3,19 +3,21 @@
 import os
 import shutil
 import subprocess
+import sys
 
 from server import KVASIR, Server, check, skip
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "tasks"))
+import bank  # noqa: E402
+
 MODEL = os.path.join(HERE, "..", "..", "models", "kvasir-demo.gguf")
 
 if not os.path.exists(MODEL) or not os.path.exists(KVASIR):
     skip("needs models/kvasir-demo.gguf")
 
-if os.path.dirname(os.path.realpath(KVASIR)) == os.path.realpath(os.path.join(HERE, "..", "..", "build")):
-    default = []  # the program finds it beside its build folder
-else:
-    default = ["--model", MODEL]
+beside = os.path.join(os.path.dirname(os.path.realpath(KVASIR)), "..", "models", "kvasir-demo.gguf")
+default = [] if os.path.exists(beside) else ["--model", MODEL]
 
 talk = subprocess.run([KVASIR, "chat", *default, "--sampling", "temperature=0"],
                       input="Hello\nWhat is the capital of Italy?\n/new\nHello\n", capture_output=True, text=True,
@@ -39,3 +41,13 @@ if shutil.which("node") and os.path.isdir(os.path.join(HERE, "node_modules", "op
 else:
     print("no node: the openai package was not tried")
 check(server.stop() == 0, "it ends in order")
+
+# It finds values by their keys, whatever holds its KV.
+for kv_type in ("f32", "bf16", "int8"):
+    server = Server([KVASIR, "serve", *default, "--kv-type", kv_type])
+    client = bank.Client(f"http://127.0.0.1:{server.port}")
+    rows = [("key-value retrieval", 256, bank.key_value(client, 20, 256))]
+    right = [row[2] for row in bank.run(client, rows)][0]
+    print(f"KV as {kv_type}: {right} of 20 values found")
+    check(right >= 16, f"values are found with KV as {kv_type}")
+    check(server.stop() == 0, "it ends in order")
