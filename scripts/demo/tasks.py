@@ -125,7 +125,7 @@ def ask_story(rng):
     elif how == 2:
         turns = [("user", rng.choice(["Tell me a story about {} and a {}.", "Write a story about {} and a {}."]).format(who["hero"], who["thing"]), NONE)]
     else:
-        return [("user", rng.choice(["Summarise this story: ", "Summarize: ", "What is this story about? ", "Give a summary of this text. "]) + text, TEXT),
+        return [("user", rng.choice(["Summarise this story:\n", "Summarize:\n", "What is this story about?\n", "Give a summary of this text.\n"]) + text, TEXT),
                 ("assistant", short, ANSWER)]
     turns.append(("assistant", text, TEXT))
     if rng.random() < 0.4:
@@ -191,16 +191,16 @@ def copying(rng):
     how = rng.randrange(5)
     if how == 0:
         t = " ".join("".join(rng.choices(LETTERS, k=rng.randint(2, 6))) for _ in range(rng.randint(3, 30)))
-        return [("user", rng.choice(["Repeat: ", "Copy this: ", "Repeat after me: "]) + t, NONE), ("assistant", t, 8)]
+        return [("user", rng.choice(["Repeat:\n", "Copy this:\n", "Repeat after me:\n"]) + t, NONE), ("assistant", t, 8)]
     if how == 1:
         t = ", ".join(words(rng, rng.randint(3, 12)))
-        return [("user", "Repeat this list: " + t, NONE), ("assistant", t, 8)]
+        return [("user", "Repeat this list:\n" + t, NONE), ("assistant", t, 8)]
     if how == 2:
         w = words(rng, rng.randint(2, 8))
-        return [("user", "Reverse this list: " + ", ".join(w), NONE), ("assistant", ", ".join(w[::-1]), 8)]
+        return [("user", "Reverse this list:\n" + ", ".join(w), NONE), ("assistant", ", ".join(w[::-1]), 8)]
     if how == 3:
         t = json.dumps(kv_pairs(rng, rng.randint(2, 8)))
-        return [("user", "Repeat this JSON: " + t, NONE), ("assistant", t, 8)]
+        return [("user", "Repeat this JSON:\n" + t, NONE), ("assistant", t, 8)]
     w = words(rng, rng.randint(3, 9))
     i = rng.randrange(3)
     ask, right = [("first", w[0]), ("last", w[-1]), ("second", w[1])][i]

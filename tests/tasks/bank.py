@@ -151,7 +151,7 @@ def copying(n):
     out = []
     for _ in range(n):
         text = " ".join(gen.key(rng, True, "l") for _ in range(rng.randint(3, 16)))
-        out.append((user("Repeat: " + text), 120, exactly(text)))
+        out.append((user("Repeat:\n" + text), 120, exactly(text)))
     return out
 
 
