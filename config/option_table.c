@@ -62,6 +62,9 @@ const struct cfg_option cfg_options[] = {
      .unit = "SIZE",
      .help = "disk space for KV; auto: half of what is free in kv-dir, at most 64 GiB "
              "and 16 times kv-ram"},
+    {STRING("kv-key-file", kv_key_file), .unit = "FILE",
+     .help = "encrypts KV on disk (AES-256-GCM) with this file's 32 bytes or 64 hex digits, which "
+             "nobody else may read"},
     {CHOICE("kv-io", kv_io, "auto|io_uring|pread"), .deflt = "auto",
      .help = "how the disk is read and written; auto: io_uring where the system lets it"},
     {CHOICE("prefix-cache", prefix_cache, "on|off"), .deflt = "on",

@@ -45,6 +45,7 @@ struct cfg {
     uint64_t kv_ram_bytes;  /* 0: a share of what is free */
     char *kv_dir;           /* NULL: none */
     uint64_t kv_disk_bytes; /* 0: a share of what is free there */
+    char *kv_key_file;      /* NULL: not encrypted */
     uint64_t kv_io;         /* enum cfg_kv_io */
     uint64_t prefix_cache;  /* enum cfg_switch */
     /* network */

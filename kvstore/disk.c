@@ -75,10 +75,16 @@ bool kv_slot_header_valid(const struct kv_disk *d, const struct kv_slot_header *
         h->n_tok > d->chunk_tok || h->n_tok > KV_SLOT_TOKENS_MAX) {
         return false;
     }
+    if (h->depth == 0 && memcmp(h->parent, h->root, sizeof h->root) != 0) {
+        return false;
+    }
+    struct kv_slot_header plain = *h;
+    if (d->is_encrypted && (!d->crypt || !kv_crypt_tokens(d->crypt, &plain))) {
+        return !d->crypt;
+    }
     uint8_t key[KV_KEY_BYTES];
-    kv_index_key(h->parent, h->tokens, h->n_tok, key);
-    return memcmp(key, h->key, sizeof key) == 0 &&
-           (h->depth > 0 || memcmp(h->parent, h->root, sizeof h->root) == 0);
+    kv_index_key(plain.parent, plain.tokens, plain.n_tok, key);
+    return memcmp(key, h->key, sizeof key) == 0;
 }
 
 /* ---- Superblock ---- */
@@ -94,7 +100,7 @@ static bool super_valid(const struct kv_disk *d, const struct kv_superblock *b)
 }
 
 /* Takes the geometry from the newer valid superblock; false when there is none. */
-static bool super_read(struct kv_disk *d, int fd)
+static bool super_read(struct kv_disk *d, int fd, bool *ret_fits_key)
 {
     struct kv_superblock b;
     bool found = false;
@@ -103,6 +109,9 @@ static bool super_read(struct kv_disk *d, int fd)
             super_valid(d, &b) && (!found || b.generation > d->super_generation)) {
             d->super_generation = b.generation;
             d->n_slot_segment = b.n_slot_segment;
+            *ret_fits_key =
+                b.is_encrypted == (d->crypt != NULL) &&
+                (!d->crypt || memcmp(b.crypt_check, d->crypt->check, sizeof b.crypt_check) == 0);
             found = true;
         }
     }
@@ -116,7 +125,11 @@ static enum err_code super_write(struct kv_disk *d, int fd, struct err *e)
                               .chunk_tok = d->chunk_tok,
                               .chunk_bytes = d->chunk_bytes,
                               .generation = d->super_generation + 1,
-                              .n_slot_segment = d->n_slot_segment};
+                              .n_slot_segment = d->n_slot_segment,
+                              .is_encrypted = d->crypt != NULL};
+    if (d->crypt) {
+        memcpy(b.crypt_check, d->crypt->check, sizeof b.crypt_check);
+    }
     memcpy(b.magic, KV_SUPER_MAGIC, sizeof b.magic);
     memcpy(b.fingerprint, d->fingerprint, sizeof b.fingerprint);
     b.crc = kv_crc32c(&b, offsetof(struct kv_superblock, crc));
@@ -292,7 +305,7 @@ static enum err_code dir_open(struct kv_disk *d, const char *dir, struct err *e)
 
 enum err_code kv_disk_open(struct kv_disk *d, const char *dir, const uint8_t fingerprint[32],
                            uint64_t cap_bytes, uint32_t chunk_tok, size_t chunk_bytes,
-                           struct err *e)
+                           const struct kv_crypt *crypt, struct err *e)
 {
     memset(d, 0, sizeof *d);
     d->parent_fd = d->dir_fd = d->lock_fd = -1;
@@ -300,6 +313,8 @@ enum err_code kv_disk_open(struct kv_disk *d, const char *dir, const uint8_t fin
     d->chunk_bytes = chunk_bytes;
     d->cap_bytes = cap_bytes;
     d->is_direct = true;
+    d->crypt = crypt;
+    d->is_encrypted = crypt != NULL;
     memcpy(d->fingerprint, fingerprint, sizeof d->fingerprint);
     int super_fd = -1;
     enum err_code code = ERR_OK;
@@ -317,7 +332,17 @@ enum err_code kv_disk_open(struct kv_disk *d, const char *dir, const uint8_t fin
         code = err_errno(e, ERR_IO, errno, "cannot open %s/super", d->path);
         goto out;
     }
-    if (!super_read(d, super_fd) || n_segment_max(cap_bytes, d->n_slot_segment, chunk_bytes) == 0) {
+    bool fits_key = true;
+    bool has_super = super_read(d, super_fd, &fits_key);
+    if (has_super && !fits_key) {
+        code = err_set(e, ERR_INVALID,
+                       crypt ? "the KV store %s is not encrypted with this key: give its own, or "
+                               "delete it"
+                             : "the KV store %s is encrypted: give its key file, or delete it",
+                       d->path);
+        goto out;
+    }
+    if (!has_super || n_segment_max(cap_bytes, d->n_slot_segment, chunk_bytes) == 0) {
         segments_delete_from(d, 0); /* nothing there that could be believed, or fits */
         d->n_slot_segment = slots_per_segment(cap_bytes, chunk_bytes);
     }
@@ -408,6 +433,9 @@ enum err_code kv_disk_scan(struct kv_disk *d,
             bool is_valid = kv_slot_header_valid(d, h, slot);
             if (is_valid && h->generation > d->generation) {
                 d->generation = h->generation;
+            }
+            if (is_valid && d->crypt) {
+                is_valid = kv_crypt_tokens(d->crypt, (struct kv_slot_header *)buf + k);
             }
             d->slots[slot].taken = is_valid && found(arg, h);
             if (d->slots[slot].taken) {

@@ -7,6 +7,7 @@
 #define KVSTORE_DISK_H
 
 #include "base/err.h"
+#include "kvstore/crypt.h"
 #include "kvstore/slot_format.h"
 
 #include <stdbool.h>
@@ -30,7 +31,10 @@ struct kv_disk {
     int parent_fd; /* of the directory that other stores may be in, too */
     int dir_fd;
     int lock_fd;
-    bool is_direct; /* O_DIRECT works here */
+    bool is_direct;    /* O_DIRECT works here */
+    bool is_encrypted; /* without crypt: token ids cannot be read or checked */
+    uint8_t crypt_check[KV_CRYPT_CHECK_BYTES]; /* kv_dir.c's */
+    const struct kv_crypt *crypt;              /* not owned; NULL: none */
     uint32_t n_slot_segment;
     uint32_t n_seg_max;
     uint32_t n_seg;
@@ -48,10 +52,11 @@ struct kv_disk {
 uint32_t kv_disk_n_slot(uint64_t cap_bytes, size_t chunk_bytes);
 
 /* Opens or makes dir/FINGERPRINT. ERR_FULL: another process holds the lock. ERR_IO, ERR_LIMIT (the
- * cap is too small for one slot). Segments that do not fit format or cap are deleted. */
+ * cap is too small for one slot), ERR_INVALID (encrypted with another key, or not at all, or no key
+ * is given). Segments that do not fit format or cap are deleted. */
 enum err_code kv_disk_open(struct kv_disk *d, const char *dir, const uint8_t fingerprint[32],
                            uint64_t cap_bytes, uint32_t chunk_tok, size_t chunk_bytes,
-                           struct err *e);
+                           const struct kv_crypt *crypt, struct err *e);
 void kv_disk_close(struct kv_disk *d); /* a zeroed one is legal */
 
 /* Reads all headers in order and calls found for each that is valid. Slots start unused; found

@@ -101,6 +101,8 @@ static void geometry_take(struct kv_disk *d, const struct kv_superblock *b)
     d->chunk_bytes = (size_t)b->chunk_bytes;
     d->n_slot_segment = b->n_slot_segment;
     d->super_generation = b->generation;
+    d->is_encrypted = b->is_encrypted != 0;
+    memcpy(d->crypt_check, b->crypt_check, sizeof d->crypt_check);
     memcpy(d->fingerprint, b->fingerprint, sizeof d->fingerprint);
 }
 
@@ -442,7 +444,9 @@ static enum err_code export_chunks(struct kv_dir *d, const uint32_t *path, uint3
                               .chunk_tok = d->disk.chunk_tok,
                               .chunk_bytes = d->disk.chunk_bytes,
                               .generation = 1,
-                              .n_slot_segment = n};
+                              .n_slot_segment = n,
+                              .is_encrypted = d->disk.is_encrypted};
+    memcpy(b.crypt_check, d->disk.crypt_check, sizeof b.crypt_check);
     memcpy(b.magic, EXPORT_MAGIC, sizeof b.magic);
     memcpy(b.fingerprint, d->disk.fingerprint, sizeof b.fingerprint);
     b.crc = kv_crc32c(&b, offsetof(struct kv_superblock, crc));
@@ -615,7 +619,9 @@ enum err_code kv_dir_import(const char *dir, const char *file, uint32_t *ret_n, 
         goto out;
     }
     if (memcmp(d->disk.fingerprint, b.fingerprint, sizeof b.fingerprint) != 0 ||
-        d->disk.chunk_bytes != b.chunk_bytes || d->disk.chunk_tok != b.chunk_tok) {
+        d->disk.chunk_bytes != b.chunk_bytes || d->disk.chunk_tok != b.chunk_tok ||
+        d->disk.is_encrypted != (b.is_encrypted != 0) ||
+        memcmp(d->disk.crypt_check, b.crypt_check, sizeof b.crypt_check) != 0) {
         code = err_set(e, ERR_INVALID, "the KV of %s does not fit %s", file, path);
         goto out;
     }

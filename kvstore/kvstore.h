@@ -39,6 +39,7 @@ struct kv_disk_options {
     uint64_t cap_bytes;      /* bytes of files of all stores in dir; this one never exceeds it */
     uint8_t fingerprint[32]; /* of model, arithmetic and layout: stores of others are not touched */
     enum kv_backend backend; /* AUTO: io_uring where a real write and read succeed, else pread */
+    const char *key_file;    /* encrypts what is on disk, see crypt.h; NULL: not */
     uint64_t write_bytes_s_max; /* write budget; 0: none */
     uint64_t io_timeout_us;     /* of one chunk; 0: 2 s */
     uint64_t tail_idle_us;      /* a session's short last chunk is written after; 0: 2 s */

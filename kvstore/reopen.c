@@ -137,8 +137,9 @@ enum err_code kv_spill_open(struct kv_store *s, struct err *e)
     struct kv_spill *p = &s->spill;
     struct scan c = {0};
     uint64_t begin_us = clock_mono_us();
-    enum err_code code = kv_disk_open(&p->disk, o->dir, o->fingerprint, o->cap_bytes,
-                                      s->options.chunk_tok, s->options.chunk_bytes, e);
+    enum err_code code =
+        kv_disk_open(&p->disk, o->dir, o->fingerprint, o->cap_bytes, s->options.chunk_tok,
+                     s->options.chunk_bytes, p->has_key ? &p->crypt : NULL, e);
     if (code) {
         return code;
     }
@@ -147,7 +148,8 @@ enum err_code kv_spill_open(struct kv_store *s, struct err *e)
                                       .throttle_read_bytes_s = o->throttle_read_bytes_s,
                                       .throttle_write_bytes_s = o->throttle_write_bytes_s,
                                       .throttle_latency_us = o->throttle_latency_us,
-                                      .hook = o->hook};
+                                      .hook = o->hook,
+                                      .crypt = p->has_key ? &p->crypt : NULL};
     code = kv_tier_create(&p->disk, &t, &p->tier, e);
     if (!code) {
         code = kv_disk_scan(&p->disk, scan_found, &c, e);

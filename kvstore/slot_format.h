@@ -6,8 +6,9 @@
  *
  * A slot is written payload first, header after, and believed only when everything agrees: the
  * header's own CRC, fingerprint, slot number, key = SHA-256(parent ‖ tokens), and one CRC-32C per
- * 256 KiB stripe of the payload. So a torn, stale, misplaced or flipped slot is a miss, and nothing
- * rests on the order in which the disk keeps its writes. Which slots are free is never stored.
+ * 256 KiB stripe of the payload (as it lies on disk). So a torn, stale, misplaced or flipped slot
+ * is a miss, and nothing rests on the order in which the disk keeps its writes. Which slots are
+ * free is never stored.
  *
  * All numbers are little-endian; all unused bytes are zero.
  *
@@ -18,9 +19,10 @@
  *    16  8  chunk bytes                 16  8  generation: grows with every slot written
  *    24  8  generation                  24  8  chunk bytes
  *    32  4  slots per segment           32 32  fingerprint
- *    36  4  zero                        64 32  key
+ *    36  4  1: encrypted                64 32  key
  *    40 32  fingerprint                 96 32  parent's key
- *    72 4020 zero                      128 32  root's key
+ *    72 16  what tells the key        128 32  root's key
+ *    88 4004 zero
  *  4092  4  CRC-32C of [0, 4092)       160 32  tenant
  *                                      192  4  tokens, 1…256
  *                                      196  4  depth: index of the chunk in its sequence
@@ -31,7 +33,8 @@
  *                                      220  4  forgotten after, unix time; 0: never
  *                                      224 1024  token ids
  *                                     1248 2816  CRC-32C of each stripe of the payload
- *                                     4064 28  zero
+ *                                     4064 12  nonce, where encrypted (crypt.h)
+ *                                     4076 16  tag of the payload
  *                                     4092  4  CRC-32C of [0, 4092) */
 #ifndef KVSTORE_SLOT_FORMAT_H
 #define KVSTORE_SLOT_FORMAT_H
@@ -40,11 +43,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KV_DISK_VERSION     1u
-#define KV_DISK_BLOCK       4096u
-#define KV_STRIPE_BYTES     262144u
-#define KV_SLOT_TOKENS_MAX  256u
-#define KV_SLOT_STRIPES_MAX 704u /* chunks of up to 176 MiB */
+#define KV_DISK_VERSION      1u
+#define KV_DISK_BLOCK        4096u
+#define KV_STRIPE_BYTES      262144u
+#define KV_SLOT_TOKENS_MAX   256u
+#define KV_CRYPT_CHECK_BYTES 16
+#define KV_SLOT_STRIPES_MAX  704u /* chunks of up to 176 MiB */
 
 struct kv_superblock {
     char magic[8];
@@ -53,9 +57,10 @@ struct kv_superblock {
     uint64_t chunk_bytes;
     uint64_t generation;
     uint32_t n_slot_segment;
-    uint32_t zero_36;
+    uint32_t is_encrypted;
     uint8_t fingerprint[32];
-    uint8_t zero_72[4020];
+    uint8_t crypt_check[KV_CRYPT_CHECK_BYTES];
+    uint8_t zero_88[4004];
     uint32_t crc;
 };
 static_assert(sizeof(struct kv_superblock) == KV_DISK_BLOCK, "superblock");
@@ -84,7 +89,8 @@ struct kv_slot_header {
     uint32_t expires_s;
     int32_t tokens[KV_SLOT_TOKENS_MAX];
     uint32_t stripe_crc[KV_SLOT_STRIPES_MAX];
-    uint8_t zero_4064[28];
+    uint8_t nonce[12];
+    uint8_t tag[16];
     uint32_t crc;
 };
 static_assert(sizeof(struct kv_slot_header) == KV_DISK_BLOCK, "slot header");

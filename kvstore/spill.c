@@ -596,8 +596,14 @@ enum err_code kv_spill_init(struct kv_store *s, struct err *e)
     if (!o->dir || !p->writes.entries || !p->tails.entries || !p->marks.entries) {
         return err_set(e, ERR_NOMEM, "no memory for the KV disk tier");
     }
+    enum err_code code = o->key_file ? kv_crypt_read_key(o->key_file, &p->crypt, e) : ERR_OK;
+    p->has_key = o->key_file != NULL;
+    o->key_file = NULL; /* the caller's, and not needed again */
+    if (code) {
+        return code;
+    }
     uint64_t until_us = clock_mono_us() + o->lock_wait_us;
-    enum err_code code = kv_spill_open(s, e);
+    code = kv_spill_open(s, e);
     while (code == ERR_FULL && clock_mono_us() < until_us) { /* a killed predecessor, dying */
         clock_sleep_us(20000);
         code = kv_spill_open(s, e);
@@ -618,6 +624,9 @@ bool kv_spill_finish(struct kv_store *s)
         kv_disk_close(&p->disk);
     } else {
         log_warn("kv disk: %s does not answer; its memory stays", p->disk.path);
+    }
+    if (is_free) { /* else the I/O thread may still use it */
+        explicit_bzero(&p->crypt, sizeof p->crypt);
     }
     free(p->writes.entries);
     free(p->tails.entries);

@@ -29,6 +29,8 @@ struct kv_queue { /* a ring; full means the newest is not written */
 };
 
 struct kv_spill {
+    struct kv_crypt crypt; /* of options.disk.key_file */
+    bool has_key;
     struct kv_disk disk;
     struct kv_tier *tier; /* NULL: no disk, or its lock is another's */
     uint64_t open_next_us;

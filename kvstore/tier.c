@@ -49,6 +49,7 @@ static void jobs_finish(struct kv_tier *t)
         free(t->jobs[i].header);
         free(t->jobs[i].want);
         free(t->jobs[i].ops);
+        free(t->jobs[i].sealed);
     }
 }
 

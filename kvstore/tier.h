@@ -60,7 +60,8 @@ struct kv_job {
     uint32_t n_out;       /* queued or with the backend */
     uint32_t n_retry;
     bool payload_done;
-    int error; /* the first errno */
+    int error;       /* the first errno */
+    uint8_t *sealed; /* a write's payload encrypted; taken when first needed */
 };
 
 struct kv_tier;
@@ -72,6 +73,7 @@ struct kv_tier_options {
     uint64_t throttle_write_bytes_s;
     uint64_t throttle_latency_us;
     const struct kv_io_hook *hook;
+    const struct kv_crypt *crypt; /* NULL: none; outlives the tier */
 };
 
 /* Starts the thread, which picks a backend by a real write and read in the store's directory. */

@@ -8,6 +8,7 @@
 #include "kvstore/tier_inside.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define N_RETRY_MAX   64 /* of one job, for short and interrupted operations */
@@ -71,18 +72,35 @@ static void op_start(struct kv_tier *t, struct kv_job *j, struct kv_io_op *op, u
 
 /* ---- Jobs ---- */
 
-static void payload_start(struct kv_tier *t, struct kv_job *j)
+static void payload_start(struct kv_tier *t, struct kv_job *j, uint8_t *bytes)
 {
     for (uint32_t i = 0; i < t->n_piece; i++) {
         size_t at = i * KV_PIECE_BYTES;
         size_t n = t->chunk_bytes - at < KV_PIECE_BYTES ? t->chunk_bytes - at : KV_PIECE_BYTES;
-        op_start(t, j, &j->ops[i], j->bytes + at, n, j->payload_offset + at);
+        op_start(t, j, &j->ops[i], bytes + at, n, j->payload_offset + at);
     }
 }
 
 static void header_start(struct kv_tier *t, struct kv_job *j)
 {
     op_start(t, j, &j->ops[t->n_piece], (uint8_t *)j->header, KV_DISK_BLOCK, j->header_offset);
+}
+
+static void job_done(struct kv_tier *t, struct kv_job *j);
+
+/* What a write puts on disk: the frame, or that encrypted. NULL when that fails. */
+static uint8_t *payload_of(const struct kv_tier *t, struct kv_job *j)
+{
+    if (!t->options.crypt) {
+        return j->bytes;
+    }
+    void *sealed = j->sealed;
+    if (!sealed && posix_memalign(&sealed, KV_DISK_BLOCK, t->chunk_bytes + KV_DISK_BLOCK) != 0) {
+        return NULL;
+    }
+    j->sealed = sealed;
+    bool done = kv_crypt_seal(t->options.crypt, j->bytes, t->chunk_bytes, j->sealed, j->header);
+    return done ? j->sealed : NULL;
 }
 
 static void job_start(struct kv_tier *t, struct kv_job *j)
@@ -96,20 +114,31 @@ static void job_start(struct kv_tier *t, struct kv_job *j)
         header_start(t, j);
         return;
     }
+    uint8_t *bytes = j->bytes;
     if (j->is_write) {
-        kv_crc32c_stripes(j->bytes, t->chunk_bytes, KV_STRIPE_BYTES, j->header->stripe_crc);
+        bytes = payload_of(t, j);
+        if (!bytes) {
+            j->error = EIO;
+            job_done(t, j);
+            return;
+        }
+        kv_crc32c_stripes(bytes, t->chunk_bytes, KV_STRIPE_BYTES, j->header->stripe_crc);
         kv_slot_header_seal(j->header);
     } else {
         memset(j->header, 0, KV_DISK_BLOCK);
         header_start(t, j);
     }
-    payload_start(t, j);
+    payload_start(t, j, bytes);
 }
 
 static bool header_verified(const struct kv_tier *t, const struct kv_job *j)
 {
     const struct kv_slot_header *h = j->header;
     const struct kv_slot_header *w = j->want;
+    struct kv_slot_header plain = *h;
+    if (t->options.crypt && !kv_crypt_tokens(t->options.crypt, &plain)) {
+        return false;
+    }
     return !(memcmp(h->magic, KV_SLOT_MAGIC, sizeof h->magic) != 0 ||
              h->crc != kv_crc32c(h, offsetof(struct kv_slot_header, crc)) ||
              h->version != KV_DISK_VERSION || h->slot != j->slot ||
@@ -117,7 +146,7 @@ static bool header_verified(const struct kv_tier *t, const struct kv_job *j)
              memcmp(h->fingerprint, w->fingerprint, sizeof h->fingerprint) != 0 ||
              memcmp(h->key, w->key, sizeof h->key) != 0 ||
              memcmp(h->root, w->root, sizeof h->root) != 0 || h->n_tok != w->n_tok ||
-             memcmp(h->tokens, w->tokens, w->n_tok * sizeof *w->tokens) != 0);
+             memcmp(plain.tokens, w->tokens, w->n_tok * sizeof *w->tokens) != 0);
 }
 
 /* Whether what was read is the chunk that was asked for, to the last byte. */
@@ -129,7 +158,9 @@ static bool read_verified(const struct kv_tier *t, const struct kv_job *j)
     }
     kv_crc32c_stripes(j->bytes, t->chunk_bytes, KV_STRIPE_BYTES, crcs);
     size_t n_stripe = (t->chunk_bytes - 1) / KV_STRIPE_BYTES + 1;
-    return memcmp(crcs, j->header->stripe_crc, n_stripe * sizeof *crcs) == 0;
+    return memcmp(crcs, j->header->stripe_crc, n_stripe * sizeof *crcs) == 0 &&
+           (!t->options.crypt ||
+            kv_crypt_open(t->options.crypt, j->bytes, t->chunk_bytes, j->header));
 }
 
 static void state_set(struct kv_tier *t, struct kv_job *j, enum kv_job_state state)

@@ -50,8 +50,10 @@ static enum err_code disk_options(const struct srv *s, uint64_t ram_bytes,
 {
     const struct cfg *cfg = s->cfg;
     static const enum kv_backend backends[] = {KV_BACKEND_AUTO, KV_BACKEND_URING, KV_BACKEND_PREAD};
-    struct kv_disk_options o = {
-        .dir = cfg->kv_dir, .cap_bytes = cfg->kv_disk_bytes, .backend = backends[cfg->kv_io]};
+    struct kv_disk_options o = {.dir = cfg->kv_dir,
+                                .cap_bytes = cfg->kv_disk_bytes,
+                                .key_file = cfg->kv_key_file,
+                                .backend = backends[cfg->kv_io]};
     if (!sch_can_share(s->eng)) {
         log_warn("kv-dir: no effect with this model, whose sequences share no KV");
         return ERR_OK;

@@ -3,7 +3,7 @@
  * JSON.
  *
  *     kv_restore --dir DIR [--chunks N] [--backend auto|io_uring|pread] [--rounds N]
- *                [--read-rate BYTES_S] [--latency US] [--min-rate BYTES_S]
+ *                [--read-rate BYTES_S] [--latency US] [--min-rate BYTES_S] [--key-file FILE]
  *
  * --read-rate puts the store's own throttle in front of a disk that the host caches. Exit 1 when
  * slower than --min-rate in the best round. */
@@ -22,6 +22,7 @@
 struct settings {
     const char *dir;
     const char *backend;
+    const char *key_file;
     uint32_t n_chunk;
     uint32_t n_round;
     uint64_t read_bytes_s;
@@ -38,6 +39,7 @@ static struct kv_store *store_new(const struct settings *o, bool throttled)
         .n_seq_tok_max = (o->n_chunk + 1) * T,
         .prefault_bytes = UINT64_MAX - 1, /* as a server that has run for a while */
         .disk = {.dir = o->dir,
+                 .key_file = o->key_file,
                  .cap_bytes = (o->n_chunk + 20) * ((uint64_t)CHUNK_BYTES + 8192),
                  .io_timeout_us = 60000000,
                  .throttle_read_bytes_s = throttled ? o->read_bytes_s : 0,
@@ -132,6 +134,8 @@ static int settings_parse(struct settings *o, int argc, char **argv)
             o->dir = value;
         } else if (strcmp(name, "--backend") == 0) {
             o->backend = value;
+        } else if (strcmp(name, "--key-file") == 0) {
+            o->key_file = value;
         } else if (strcmp(name, "--chunks") == 0) {
             o->n_chunk = (uint32_t)strtoul(value, NULL, 10);
         } else if (strcmp(name, "--rounds") == 0) {
@@ -154,7 +158,8 @@ int main(int argc, char **argv)
     struct settings o = {.backend = "auto", .n_chunk = 256, .n_round = 3};
     if (settings_parse(&o, argc, argv)) {
         (void)fprintf(stderr, "usage: kv_restore --dir DIR [--chunks N] [--backend B] [--rounds N] "
-                              "[--read-rate BYTES_S] [--latency US] [--min-rate BYTES_S]\n");
+                              "[--read-rate BYTES_S] [--latency US] [--min-rate BYTES_S] "
+                              "[--key-file FILE]\n");
         return 2;
     }
     log_init(LOG_LEVEL_WARN, false);

@@ -290,6 +290,111 @@ static void test_cap_and_eviction(void **state)
     assert_int_equal(kv_store_create(&o, &s, &e), ERR_LIMIT);
 }
 
+static void key_write(const char *name, const char *text, mode_t mode)
+{
+    int fd = open(name, O_WRONLY | O_CREAT | O_TRUNC, mode);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    assert_int_equal(fchmod(fd, mode), 0);
+    assert_int_equal(close(fd), 0);
+}
+
+/* Whether any file of the store holds these bytes. */
+static bool is_on_disk(const void *bytes, size_t n)
+{
+    static uint8_t buf[8 << 20];
+    char path[200];
+    for (uint32_t i = 0; i < 8; i++) {
+        (void)snprintf(path, sizeof path, "%s/01020300000000000000000000000000/seg-%05u", base_dir,
+                       i);
+        int fd = open(path, O_RDONLY);
+        ssize_t got = fd < 0 ? 0 : read(fd, buf, sizeof buf);
+        if (fd >= 0) {
+            (void)close(fd);
+        }
+        if (got > 0 && memmem(buf, (size_t)got, bytes, n)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void test_encrypted(void **state)
+{
+    (void)state;
+    const char *digits = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+    char key[100];
+    char other[100];
+    (void)snprintf(key, sizeof key, "%s/key", base_dir);
+    (void)snprintf(other, sizeof other, "%s/other", base_dir);
+    key_write(key, digits, 0600);
+    key_write(other, digits, 0644);
+    struct kv_options o = options_of(40, 60);
+    struct kv_store *s = NULL;
+    struct err e;
+    int32_t tokens[100];
+    fill(tokens, 100, 1);
+    uint64_t kv_word = kv_model_next(1, tokens[0]);
+    s = store_new(&o); /* in the clear both can be found */
+    (void)serve(s, 1, tokens, 45);
+    assert_true(kv_flush(s, 10000000));
+    kv_store_destroy(s);
+    assert_true(is_on_disk(tokens, T * sizeof *tokens) && is_on_disk(&kv_word, sizeof kv_word));
+    o.disk.key_file = key;
+    assert_int_equal(kv_store_create(&o, &s, &e), ERR_INVALID); /* that one is not encrypted */
+    char path[200];
+    (void)snprintf(path, sizeof path, "%s/01020300000000000000000000000000", base_dir);
+    dir_delete(path);
+    s = store_new(&o);
+    for (uint32_t i = 1; i < 6; i++) {
+        fill(tokens, 100, i);
+        (void)serve(s, 1, tokens, 45);
+    }
+    assert_true(kv_flush(s, 10000000));
+    struct kv_identity id = kv_model_identity(1);
+    assert_int_equal(kv_pin(s, &id, tokens, 45, KV_PIN_FOR_GOOD), 45);
+    assert_true(kv_flush(s, 10000000));
+    kv_store_destroy(s);
+    fill(tokens, 100, 1);
+    assert_false(is_on_disk(tokens, T * sizeof *tokens) || is_on_disk(&kv_word, sizeof kv_word));
+    o.disk.key_file = NULL;
+    assert_int_equal(kv_store_create(&o, &s, &e), ERR_INVALID);
+    o.disk.key_file = other; /* which others may read */
+    assert_int_equal(kv_store_create(&o, &s, &e), ERR_INVALID);
+    key_write(other, "100102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f", 0600);
+    assert_int_equal(kv_store_create(&o, &s, &e), ERR_INVALID);
+    assert_non_null(strstr(e.msg, "not encrypted with this key"));
+    key_write(other, "too short", 0600);
+    assert_int_equal(kv_store_create(&o, &s, &e), ERR_INVALID);
+    o.disk.key_file = key;
+    s = store_new(&o);
+    assert_int_equal(stats_of(s).n_slot_pinned, 6);
+    for (uint32_t i = 1; i < 6; i++) {
+        fill(tokens, 100, i);
+        assert_int_equal(serve(s, 1, tokens, 46), 45);
+    }
+    assert_int_equal(stats_of(s).n_disk_corrupt, 0);
+    kv_store_destroy(s);
+    /* Not only the CRC must say what was changed: whoever changes a payload can set that, too. */
+    struct kv_crypt c;
+    struct kv_slot_header h = {.n_tok = 5, .tokens = {1, 2, 3, 4, 5}};
+    static uint8_t sealed[CHUNK_BYTES + 16];
+    static uint8_t plain[CHUNK_BYTES];
+    assert_int_equal(kv_crypt_read_key(key, &c, &e), ERR_OK);
+    for (uint32_t i = 0; i < 200; i++) {
+        memset(plain, (int)i, sizeof plain);
+        assert_true(kv_crypt_seal(&c, plain, sizeof plain, sealed, &h));
+        uint8_t *bytes = i % 2 ? sealed : (uint8_t *)&h + 32; /* payload, or what it is bound to */
+        uint64_t r = rng_mix(5, i);
+        bytes[r % (i % 2 ? CHUNK_BYTES : 160)] ^= (uint8_t)(1 << (r >> 40 & 7));
+        assert_false(kv_crypt_open(&c, sealed, sizeof plain, &h));
+        memset(&h, 0, sizeof h);
+    }
+    assert_true(kv_crypt_seal(&c, plain, sizeof plain, sealed, &h));
+    assert_true(kv_crypt_open(&c, sealed, sizeof plain, &h));
+    assert_memory_equal(sealed, plain, sizeof plain);
+}
+
 /* Stores of other models in the same directory count, too; of those that nobody has open, the last
  * segments go. */
 static void test_stores_share_a_cap(void **state)
@@ -715,6 +820,7 @@ int main(void)
         cmocka_unit_test(test_crc32c),
         cmocka_unit_test_setup_teardown(test_survives_restart, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_cap_and_eviction, fresh_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_encrypted, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_stores_share_a_cap, fresh_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_second_process_waits_for_the_lock, fresh_dir,
                                         drop_dir),

@@ -3,7 +3,7 @@
  * fails, stalls and is reopened. After every step all accounting is checked, and in turn each
  * sequence's KV, to the byte.
  *
- *     test_random_disk [OPERATIONS [SEED]]
+ *     test_random_disk [OPERATIONS [SEED [encrypted]]]
  *
  * Prints its time; exit 1 at the first thing wrong. */
 #include "base/clock.h"
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define T             8
@@ -43,6 +44,7 @@ struct world {
     struct shim shim;
     struct kv_io_hook hook;
     char dir[64];
+    char key[80]; /* empty: not encrypted */
     uint64_t rng;
     uint64_t op;
     uint64_t n_hit_disk;
@@ -86,6 +88,7 @@ static void store_open(struct world *w, uint64_t round)
                                     .cap_bytes = 8192 + (uint64_t)N_SLOT * (CHUNK_BYTES + 4096),
                                     .tail_idle_us = 1000,
                                     .io_timeout_us = IO_TIMEOUT_US,
+                                    .key_file = w->key[0] ? w->key : NULL,
                                     .backend = round % 2 ? KV_BACKEND_PREAD : KV_BACKEND_AUTO,
                                     .hook = &w->hook}};
     struct err e;
@@ -241,6 +244,14 @@ int main(int argc, char **argv)
     log_init(LOG_LEVEL_ERROR, false);
     if (!mkdtemp(w.dir)) {
         fail(&w, "no directory");
+    }
+    if (argc > 3) {
+        (void)snprintf(w.key, sizeof w.key, "%s/key", w.dir);
+        FILE *f = fopen(w.key, "we");
+        if (!f || fchmod(fileno(f), 0600) != 0 ||
+            fputs("an AES-256 key of 32 whole bytes", f) < 0 || fclose(f) != 0) {
+            fail(&w, "no key");
+        }
     }
     uint64_t begin_us = clock_mono_us();
     for (uint64_t round = 0; w.op < n_op; round++) {
