@@ -28,8 +28,10 @@
 /* clang-format off */
 const struct cfg_option cfg_options[] = {
     {STRING("model", model), .unit = "FILE", .group = "Model",
-     .help = "GGUF file to serve, or a model that kvasir pull fetched; default: the small one that "
-             "comes along"},
+     .help = "GGUF file or Hugging Face folder to serve, or a model that kvasir pull fetched; "
+             "default: the small one that comes along"},
+    {STRING("quantize", quantize), .unit = "TYPE",
+     .help = "weight type that a Hugging Face folder is converted to, as Q4_K_M; else as stored"},
     {STRING("alias", alias), .unit = "NAME",
      .help = "name of the model in requests and answers; else its file's"},
     {STRING("chat-template", chat_template), .unit = "FILE",

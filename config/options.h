@@ -32,6 +32,7 @@ enum cfg_log_format { CFG_LOG_TEXT, CFG_LOG_JSON };
 struct cfg {
     /* model */
     char *model;
+    char *quantize; /* of a folder's weights; NULL: as stored */
     char *alias;
     char *chat_template;
     bool chat_template_fallback;

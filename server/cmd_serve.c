@@ -2,9 +2,11 @@
 #include "base/log.h"
 #include "config/default_model.h"
 #include "config/options.h"
+#include "engine/convert/convert.h"
 #include "server/commands.h"
 #include "server/hub.h"
 #include "server/lora_option.h"
+#include "server/model_folder.h"
 #include "server/serve.h"
 
 #include <inttypes.h>
@@ -44,17 +46,45 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
     }
 }
 
+/* The engine reads GGUF: a folder's comes from a file that is gone once it is open. */
+static enum err_code convert_model(const struct cfg *cfg, struct buf *ret_path, struct err *e)
+{
+    if (convert_is_folder(cfg->model)) {
+        return srv_folder_for_serving(cfg->model, cfg->quantize, ret_path, e);
+    }
+    if (cfg->quantize) {
+        return err_set(e, ERR_INVALID,
+                       "quantize is for Hugging Face folders; kvasir quantize does it to %s",
+                       cfg->model);
+    }
+    return ERR_OK;
+}
+
+static void forget_converted(struct buf *path)
+{
+    if (path->len) {
+        (void)unlink(buf_str(path));
+    }
+    buf_free(path);
+}
+
 static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struct err *e)
 {
     static const enum eng_kv_type kv_types[] = {ENG_KV_AUTO, ENG_KV_F32, ENG_KV_BF16, ENG_KV_INT8};
     struct progress progress = {.terminal = isatty(STDERR_FILENO), .shown = 101};
     struct srv_lora_list loras = {0};
+    struct buf converted = {0};
     enum err_code code = srv_lora_parse(cfg->lora, &loras, e);
     if (code != ERR_OK) {
         return code;
     }
+    code = convert_model(cfg, &converted, e);
+    if (code != ERR_OK) {
+        srv_lora_finish(&loras);
+        return code;
+    }
     const struct eng_options options = {
-        .model_path = cfg->model,
+        .model_path = converted.len ? buf_str(&converted) : cfg->model,
         .chat_template_path = cfg->chat_template,
         .chat_template_fallback = cfg->chat_template_fallback,
         .n_ctx = (uint32_t)cfg->ctx_tok,
@@ -69,6 +99,7 @@ static enum err_code open_model(const struct cfg *cfg, struct eng **ret_g, struc
     log_info("loading %s", cfg->model);
     code = eng_open(&options, ret_g, e);
     srv_lora_finish(&loras);
+    forget_converted(&converted);
     return code;
 }
 

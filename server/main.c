@@ -22,6 +22,7 @@ static const struct command commands[] = {
     {"kv", cmd_kv, "look at, pin, export or drop what a KV directory keeps"},
     {"quantize", cmd_quantize, "write a GGUF file with other weight types"},
     {"synth", cmd_synth, "write a GGUF file with made-up weights"},
+    {"convert", cmd_convert, "write a Hugging Face folder as a GGUF file"},
     {"pull", cmd_pull, "fetch a model from the hub into the cache"},
     {"models", cmd_models, "list, remove and prune the cache"},
 };

@@ -6,6 +6,7 @@
  *   test_tiny NAME                     checks one
  *   test_tiny --write DIR GOLDEN_DIR   makes the recipes of the reference models under GOLDEN_DIR,
  *                                      for an engine that passes tests/golden/test_arch.c
+ *   test_tiny --build NAME FILE        only makes that model
  *   test_tiny --write DIR              renews the numbers alone
  */
 #include "base/rng.h"
@@ -298,12 +299,32 @@ static bool one_file(const char *dir, const char *name, bool write, const char *
     return ok;
 }
 
+static void recipes_dir(char *out, size_t cap)
+{
+    const char *source = getenv("KVASIR_SOURCE");
+    snprintf(out, cap, "%s/tests/golden/tiny", source ? source : ".");
+}
+
+static bool build_one(const char *name, const char *out_path)
+{
+    char dir[512];
+    char path[1024];
+    struct recipe r;
+    recipes_dir(dir, sizeof dir);
+    snprintf(path, sizeof path, "%s/%s.txt", dir, name);
+    bool ok = recipe_read(path, &r) && recipe_build(&r, GGUF_TYPE_F32, 0, out_path);
+    recipe_free(&r);
+    return ok;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 4 && strcmp(argv[1], "--build") == 0) {
+        return !build_one(argv[2], argv[3]);
+    }
     bool write = argc >= 3 && strcmp(argv[1], "--write") == 0;
     char dir[512];
-    snprintf(dir, sizeof dir, "%s/tests/golden/tiny",
-             getenv("KVASIR_SOURCE") ? getenv("KVASIR_SOURCE") : ".");
+    recipes_dir(dir, sizeof dir);
     if (write) {
         snprintf(dir, sizeof dir, "%s", argv[2]);
     }
