@@ -40,6 +40,7 @@ static const struct arch table[] = {
     {"minicpm", arch_read_minicpm},
     {"olmo2", arch_read_olmo2},
     {"olmoe", arch_read_olmoe},
+    {"exaone", arch_read_exaone},
     {"exaone4", arch_read_exaone4},
     {"smollm3", arch_read_smollm3},
     {"glm4", arch_read_glm4},

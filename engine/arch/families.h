@@ -9,6 +9,7 @@
 void arch_read_llama(struct meta *k, struct model *m);
 void arch_read_mistral3(struct meta *k, struct model *m);
 void arch_read_smollm3(struct meta *k, struct model *m);
+void arch_read_exaone(struct meta *k, struct model *m);
 void arch_read_seed_oss(struct meta *k, struct model *m);
 void arch_read_hunyuan_dense(struct meta *k, struct model *m);
 void arch_read_minimax_m2(struct meta *k, struct model *m);

@@ -32,6 +32,13 @@ void arch_read_smollm3(struct meta *k, struct model *m)
     }
 }
 
+/* EXAONE 3 and 3.5. */
+void arch_read_exaone(struct meta *k, struct model *m)
+{
+    (void)k;
+    arch_use_rope_halves(m);
+}
+
 void arch_read_seed_oss(struct meta *k, struct model *m)
 {
     (void)k;
