@@ -23,7 +23,7 @@
 #define NAME_MAX_BYTES  128
 #define CHUNK_BYTES_MIN 4096
 /* Changes whenever a kernel or a block gives other bits than before. */
-#define ARITHMETIC_VERSION 2
+#define ARITHMETIC_VERSION 3
 
 struct engine {
     struct eng base;
@@ -276,6 +276,8 @@ static enum err_code open_model(struct engine *n, const struct eng_options *o, s
     info->n_thread = eng_pool_n_thread(n->pool);
     info->n_param = m->n_param;
     info->weights_bytes = m->weights_bytes;
+    info->embed_bytes = m->tied || !m->embed ? 0 : m->embed->n_byte;
+    info->moe = m->n_expert > 0;
     info->kv_type = kv_type;
     info->chunk_tok = att_chunk_tok(n->att);
     info->chunk_bytes = att_chunk_bytes(n->att);

@@ -77,6 +77,9 @@ struct eng_info {
     int32_t eos_id;
     uint64_t n_param;
     uint64_t weights_bytes;
+    uint64_t
+        embed_bytes; /* of those, of a table that rows are only taken from; 0: also the output */
+    bool moe;        /* a row reads some of the weights alone */
     enum eng_kv_type kv_type;
     /* KV layout for the store: T tokens of all layers, K and V, are one chunk. */
     uint32_t chunk_tok;

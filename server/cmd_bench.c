@@ -1,7 +1,9 @@
 /* kvasir bench: prefill and decode speed of a model, on made-up tokens. */
 #include "base/clock.h"
+#include "base/host.h"
 #include "base/rng.h"
 #include "base/units.h"
+#include "server/bench_limit.h"
 #include "server/commands.h"
 #include "server/model_run.h"
 
@@ -26,17 +28,21 @@ struct bench {
     uint32_t n_gen;      /* tokens each of them decodes */
     uint32_t n_depth;    /* tokens each of them holds before */
     uint32_t n_run;
+    struct bench_limit *limit;
 };
 
 static void print_usage(void)
 {
-    (void)printf("usage: kvasir bench --model FILE [OPTIONS]\n\n"
-                 "Medians of several runs; a decode figure is the sum over its batch.\n\n"
-                 "  -p LIST             prompt lengths to prefill (default: 512; 0: none)\n"
-                 "  -n N                tokens to decode per sequence (default: 64; 0: none)\n"
-                 "  -b LIST             sequences decoding together (default: 1)\n"
-                 "  -d N                tokens each sequence holds before decoding (default: 0)\n"
-                 "  -r, --runs N        runs per figure (default: 3)\n" RUN_OPTION_HELP);
+    (void)printf(
+        "usage: kvasir bench --model FILE [OPTIONS]\n\n"
+        "Medians of several runs; a decode figure is the sum over its batch. Beside each, what\n"
+        "reading the weights once a step and multiplying at the peak would allow at most,\n"
+        "measured on this machine right after it.\n\n"
+        "  -p LIST             prompt lengths to prefill (default: 512; 0: none)\n"
+        "  -n N                tokens to decode per sequence (default: 64; 0: none)\n"
+        "  -b LIST             sequences decoding together (default: 1)\n"
+        "  -d N                tokens each sequence holds before decoding (default: 0)\n"
+        "  -r, --runs N        runs per figure (default: 3)\n" RUN_OPTION_HELP);
 }
 
 static enum err_code parse_list(const char *option, const char *text, uint32_t hi, struct list *l,
@@ -154,14 +160,55 @@ static double median(double *v, uint32_t n)
 }
 
 static void print_figure(const struct bench *b, const char *test, const char *unit, uint32_t n,
-                         double tok_s)
+                         double tok_s, double limit_tok_s)
 {
     if (b->run.json) {
-        (void)printf("{\"test\":\"%s\",\"%s\":%u,\"tok_s\":%.3f}\n", test, unit, n, tok_s);
+        (void)printf("{\"test\":\"%s\",\"%s\":%u,\"tok_s\":%.3f", test, unit, n, tok_s);
+        if (limit_tok_s > 0) {
+            (void)printf(",\"limit_tok_s\":%.3f,\"limit_frac\":%.4f", limit_tok_s,
+                         tok_s / limit_tok_s);
+        }
+        (void)printf("}\n");
     } else {
-        (void)printf("%-8s %-6s %5u  %10.2f tokens/s\n", test, unit, n, tok_s);
+        (void)printf("%-8s %-6s %5u  %10.2f tokens/s", test, unit, n, tok_s);
+        if (limit_tok_s > 0) {
+            (void)printf("  %3.0f %% of %.0f", 100 * tok_s / limit_tok_s, limit_tok_s);
+        }
+        (void)printf("\n");
     }
     (void)fflush(stdout);
+}
+
+/* The machine's limits, measured while it is in the mood of the figure just taken. */
+static struct bench_roof measure_roof(const struct bench *b)
+{
+    struct bench_roof r = bench_limit_measure(b->limit);
+    if (!b->run.json) {
+        (void)printf("limits: %.1f GB/s read, %.2f Tflop/s\n", r.read_bytes_per_s * 1e-9,
+                     r.flop_per_s * 1e-12);
+    }
+    return r;
+}
+
+/* What loading took, and what it left resident beside the weights. */
+static void print_load(const struct bench *b, const struct eng_info *info, uint64_t load_ns)
+{
+    const double s = (double)load_ns * 1e-9, weights = (double)info->weights_bytes;
+    const uint64_t rss_bytes = host_rss_bytes();
+    if (b->run.json) {
+        (void)printf("{\"test\":\"load\",\"s\":%.3f,\"gb_s\":%.3f,\"rss_bytes\":%llu,"
+                     "\"rss_frac\":%.4f}\n",
+                     s, weights * 1e-9 / s, (unsigned long long)rss_bytes,
+                     (double)rss_bytes / weights);
+        return;
+    }
+    char bytes[32];
+    (void)printf("%s, %s, %s of weights, %s, %u threads\n", info->name, info->format,
+                 units_format_bytes(info->weights_bytes, bytes, sizeof bytes), info->isa,
+                 info->n_thread);
+    (void)printf("loaded in %.2f s, %.2f GB/s; resident %s, %.3f of the weights\n", s,
+                 weights * 1e-9 / s, units_format_bytes(rss_bytes, bytes, sizeof bytes),
+                 (double)rss_bytes / weights);
 }
 
 static enum err_code bench_prefill(const struct bench *b, struct model_run *r, uint32_t n_tok,
@@ -179,7 +226,9 @@ static enum err_code bench_prefill(const struct bench *b, struct model_run *r, u
     }
     run_seq_close(&seq);
     if (!code) {
-        print_figure(b, "prefill", "tokens", n_tok, median(tok_s, b->n_run));
+        const struct bench_roof roof = measure_roof(b);
+        print_figure(b, "prefill", "tokens", n_tok, median(tok_s, b->n_run),
+                     bench_limit_prefill(&r->g->info, &roof, n_tok));
     }
     return code;
 }
@@ -210,7 +259,10 @@ static enum err_code bench_decode(const struct bench *b, struct model_run *r, ui
     free(seqs);
     free(slices);
     if (!code) {
-        print_figure(b, "decode", "batch", n_seq, median(tok_s, b->n_run));
+        const struct bench_roof roof = measure_roof(b);
+        const uint32_t n_held = b->n_depth + b->n_gen / 2;
+        print_figure(b, "decode", "batch", n_seq, median(tok_s, b->n_run),
+                     bench_limit_decode(&r->g->info, &roof, n_seq, n_held));
     }
     return code;
 }
@@ -227,20 +279,18 @@ static enum err_code run_all(struct bench *b, struct err *e)
     if (!b->run.n_ctx) {
         b->run.n_ctx = n_seq_tok;
     }
+    const uint64_t from = clock_mono_ns();
     enum err_code code = run_open(&b->run, n_seq ? n_seq : 1, n_seq_tok, &r, e);
     if (code) {
         return code;
     }
     const struct eng_info *info = &r.g->info;
+    print_load(b, info, clock_mono_ns() - from);
     uint32_t n_token = info->n_step_tok_max > n_seq ? info->n_step_tok_max : n_seq;
     int32_t *tokens = malloc(n_token * sizeof *tokens);
-    if (!tokens) {
+    code = bench_limit_create(info, &b->limit, e);
+    if (!code && !tokens) {
         code = err_set(e, ERR_NOMEM, "out of memory for %u tokens", n_token);
-    } else if (!b->run.json) {
-        char bytes[32];
-        (void)printf("%s, %s, %s of weights, %s, %u threads\n", info->name, info->format,
-                     units_format_bytes(info->weights_bytes, bytes, sizeof bytes), info->isa,
-                     info->n_thread);
     }
     for (uint32_t i = 0; i < b->prompts.n && !code; i++) {
         code = bench_prefill(b, &r, b->prompts.v[i], tokens, e);
@@ -249,6 +299,7 @@ static enum err_code run_all(struct bench *b, struct err *e)
         code = bench_decode(b, &r, b->batches.v[i], tokens, e);
     }
     free(tokens);
+    bench_limit_destroy(b->limit);
     run_close(&r);
     return code;
 }
