@@ -160,7 +160,7 @@ static double median(double *v, uint32_t n)
 }
 
 static void print_figure(const struct bench *b, const char *test, const char *unit, uint32_t n,
-                         double tok_s, double limit_tok_s)
+                         double tok_s, double limit_tok_s, const struct bench_roof *roof)
 {
     if (b->run.json) {
         (void)printf("{\"test\":\"%s\",\"%s\":%u,\"tok_s\":%.3f", test, unit, n, tok_s);
@@ -168,6 +168,8 @@ static void print_figure(const struct bench *b, const char *test, const char *un
             (void)printf(",\"limit_tok_s\":%.3f,\"limit_frac\":%.4f", limit_tok_s,
                          tok_s / limit_tok_s);
         }
+        (void)printf(",\"read_gb_s\":%.2f,\"peak_tflop_s\":%.3f", roof->read_bytes_per_s * 1e-9,
+                     roof->flop_per_s * 1e-12);
         (void)printf("}\n");
     } else {
         (void)printf("%-8s %-6s %5u  %10.2f tokens/s", test, unit, n, tok_s);
@@ -228,7 +230,7 @@ static enum err_code bench_prefill(const struct bench *b, struct model_run *r, u
     if (!code) {
         const struct bench_roof roof = measure_roof(b);
         print_figure(b, "prefill", "tokens", n_tok, median(tok_s, b->n_run),
-                     bench_limit_prefill(&r->g->info, &roof, n_tok));
+                     bench_limit_prefill(&r->g->info, &roof, n_tok), &roof);
     }
     return code;
 }
@@ -262,7 +264,7 @@ static enum err_code bench_decode(const struct bench *b, struct model_run *r, ui
         const struct bench_roof roof = measure_roof(b);
         const uint32_t n_held = b->n_depth + b->n_gen / 2;
         print_figure(b, "decode", "batch", n_seq, median(tok_s, b->n_run),
-                     bench_limit_decode(&r->g->info, &roof, n_seq, n_held));
+                     bench_limit_decode(&r->g->info, &roof, n_seq, n_held), &roof);
     }
     return code;
 }
