@@ -604,8 +604,11 @@ static void ahead_act(const struct gemm_part *p, struct block *at, const uint16_
     const uint32_t n_line = (16 + n_pair - 1) / n_pair;
     const size_t run = (size_t)at->n_k * 2 * AMX_ROWS, part = (size_t)n_line * 64 * n_turn;
     at->ahead[AHEAD_B0] = (struct ahead){(const uint8_t *)b0 + run + at->pair * part, 64, n_line};
-    at->ahead[AHEAD_B1] =
-        (struct ahead){(const uint8_t *)b1 + run + at->pair * part, 64, b1 ? n_line : 0};
+    at->ahead[AHEAD_B1] = (struct ahead){0};
+    if (b1) {
+        at->ahead[AHEAD_B1] =
+            (struct ahead){(const uint8_t *)b1 + run + at->pair * part, 64, n_line};
+    }
 }
 
 /* All rows with two groups. */
@@ -663,9 +666,8 @@ static void ahead_weights(const struct gemm_part *p, const struct amx_format *f,
     }
     const uint32_t n_turn = (at->n_tok + 31) / 32 * (at->n_k / 32);
     const uint32_t n_line = (at->n_k / AMX_SUB_K * f->unit_bytes / (f->unit_k / AMX_SUB_K)) / 64;
-    for (uint32_t i = 0; i < 2; i++) {
-        at->ahead[AHEAD_W0 + i] =
-            (struct ahead){next + i * stride, 64, next ? n_line / n_turn + 1 : 0};
+    for (uint32_t i = 0; next && i < 2; i++) {
+        at->ahead[AHEAD_W0 + i] = (struct ahead){next + i * stride, 64, n_line / n_turn + 1};
     }
 }
 
