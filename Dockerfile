@@ -11,6 +11,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
     libmicrohttpd12 libcjson1 libyaml-0-2 libpcre2-8-0 libssl3 libjemalloc2 liburing2 libcurl4 ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* && useradd --system --no-create-home kvasir
 COPY --from=build /build/kvasir /usr/local/bin/kvasir
+COPY models /usr/local/share/kvasir/models
 USER kvasir
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=2s CMD curl -fsS http://127.0.0.1:8080/health || exit 1

@@ -10,7 +10,7 @@ import tasks
 import tok
 
 STEP_TOKENS = 8192
-SMALL = [(tasks.ask_story, 12), (tasks.closed_world, 28), (tasks.chat, 8), (tasks.arithmetic, 18), (tasks.copying, 14), (tasks.make_json, 14),
+SMALL = [(tasks.ask_story, 9), (tasks.closed_world, 34), (tasks.chat, 7), (tasks.arithmetic, 24), (tasks.copying, 12), (tasks.make_json, 16),
          (tasks.tool_call, 6)]
 # tag of a unit, for the trainer's report
 INDUCTION, KV, NEEDLE, TRACE, MIXED = 1, 2, 3, 4, 5
@@ -35,7 +35,9 @@ def shares(step):
         return [(INDUCTION, 0.3), (KV, 0.4), (MIXED, 0.3)]
     if step < 250:
         return [(INDUCTION, 0.1), (KV, 0.4), (NEEDLE, 0.05), (TRACE, 0.1), (MIXED, 0.35)]
-    return [(INDUCTION, 0.05), (KV, 0.28), (NEEDLE, 0.06), (TRACE, 0.09), (MIXED, 0.52)]
+    if step < 730:
+        return [(INDUCTION, 0.05), (KV, 0.28), (NEEDLE, 0.06), (TRACE, 0.09), (MIXED, 0.52)]
+    return [(INDUCTION, 0.02), (KV, 0.18), (NEEDLE, 0.05), (TRACE, 0.07), (MIXED, 0.68)]
 
 
 def pick(rng, table):

@@ -147,7 +147,7 @@ def closed_world(rng):
         ask, _, sentence = question(rng)
         if rng.random() < 0.1:
             ask = ask[:-1]
-        turns += [("user", ask, NONE), ("assistant", sentence, ANSWER // 2)]
+        turns += [("user", ask, NONE), ("assistant", sentence, ANSWER)]
     return turns
 
 

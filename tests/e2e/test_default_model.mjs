@@ -23,7 +23,7 @@ async function ask(content, max_tokens = 60) {
 
 assert.match(await ask('Hello'), /^Hello!/);
 assert.match(await ask('What is the capital of France?'), /Paris/);
-assert.match(await ask('Which day comes after Monday?'), /Tuesday/);
+assert.match(await ask('What sound does a dog make?'), /barks/);
 assert.match(await ask('Who are you?'), /Kvasir/);
 const data = JSON.stringify({ qfzu: 4821, mok: 1930, wyp: 7755, ibro: 3108 }, null, 1);
 assert.match(await ask(`JSON data:\n${data.replace(/\n */g, ' ')}\nWhat is the value of "wyp"?`), /^7755$/);
