@@ -162,11 +162,15 @@ static int segment_open(int dir_fd, uint32_t i, int flags, bool *ret_is_direct)
     return fd;
 }
 
+/* Below those that are left of the segments before: what is there already is used first. */
 static void segment_slots_unused(struct kv_disk *d, uint32_t seg)
 {
-    for (uint32_t k = d->n_slot_segment; k-- > 0;) {
-        d->unused[d->n_unused++] = seg * d->n_slot_segment + k;
+    uint32_t n = d->n_slot_segment;
+    memmove(d->unused + n, d->unused, d->n_unused * sizeof *d->unused);
+    for (uint32_t k = 0; k < n; k++) {
+        d->unused[n - 1 - k] = seg * n + k;
     }
+    d->n_unused += n;
 }
 
 /* Deletes the segment files from number n on, whatever they are. */
