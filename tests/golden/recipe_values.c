@@ -7,6 +7,7 @@
 #include "engine/quant/quantize.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,7 +63,10 @@ static void random_blocks(enum gguf_type type, double spread, uint64_t key, uint
 
 void recipe_blocks(enum gguf_type type, const float *values, uint64_t key, void *out, size_t n)
 {
-    if (quant_can_quantize(type)) {
+    /* Codebook and FP4 types stay random whatever the quantiser learns: their numbers are kept. */
+    bool by_value = quant_can_quantize(type) && quant_format_of(type)->name[0] != 'I' &&
+                    type != GGUF_TYPE_MXFP4 && type != GGUF_TYPE_NVFP4;
+    if (by_value) {
         (void)quant_quantize(type, values, out, n);
     } else {
         random_blocks(type, rms(values, n), key, out, n);
