@@ -130,8 +130,8 @@ static inline __attribute__((always_inline)) void tile(const struct int8_panel *
 }
 
 #define TILE_FN(NAME, N_GROUP, DEPTH)                                                              \
-    static void NAME(const struct int8_panel *p, uint32_t n_step, const uint32_t *rec,             \
-                     uint32_t n_tok, float *acc)                                                   \
+    INT8_TILE static void NAME(const struct int8_panel *p, uint32_t n_step, const uint32_t *rec,   \
+                               uint32_t n_tok, float *acc)                                         \
     {                                                                                              \
         switch (n_tok) {                                                                           \
         case 4: tile(p, n_step, rec, 4, N_GROUP, DEPTH, acc); break;                               \

@@ -94,8 +94,8 @@ static inline __attribute__((always_inline)) void tile(const struct int8_panel *
 }
 
 #define TILE_FN(NAME, N_GROUP)                                                                     \
-    static void NAME(const struct int8_panel *p, uint32_t n_step, const uint32_t *rec,             \
-                     uint32_t n_tok, float *acc)                                                   \
+    INT8_TILE static void NAME(const struct int8_panel *p, uint32_t n_step, const uint32_t *rec,   \
+                               uint32_t n_tok, float *acc)                                         \
     {                                                                                              \
         switch (n_tok) {                                                                           \
         case 8: tile(p, n_step, rec, 8, N_GROUP, acc); break;                                      \
