@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -176,14 +177,17 @@ _, headers, _ = s.request("GET", "/health")
 check(headers["Access-Control-Allow-Origin"] == "https://app.example", "CORS on replies")
 check(s.stop() == 0, "it ends in order")
 
-# Wrong usage: one line, what to do, status 2 or 1, and no server.
+# Wrong usage: one line, what to do, status 2 or 1, and no server. A program that lies alone finds
+# no default model beside it.
+alone = tempfile.TemporaryDirectory()
+shutil.copy(KVASIR, alone.name)
 for command, says, want in (
         ([FAKE, "--port", "99999"], "--port: '99999' is not a number from 0 to 65535", 2),
         ([FAKE, "--host", "0.0.0.0"], "--insecure-no-auth", 2),
         ([FAKE, "--config", "/nonexistent.yaml"], "/nonexistent.yaml", 2),
         ([FAKE, "--api-key-file", "/nonexistent"], "/nonexistent", 1),
         ([FAKE, "--host", "203.0.113.1", "--insecure-no-auth"], "203.0.113.1", 1),
-        ([KVASIR, "serve"], "--model", 2),
+        ([os.path.join(alone.name, "kvasir"), "serve"], "--model", 2),
         ([KVASIR, "serve", "--model", "/nonexistent.gguf"], "/nonexistent.gguf", 1)):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     lines = done.stderr.strip().splitlines()
