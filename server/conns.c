@@ -16,6 +16,8 @@
 #define TICK_MS       200
 #define PING_LOOK_US  500000 /* how often quiet streams are looked for */
 #define N_EVENT_TAKEN 256
+#define GONE_US       1000000 /* what a client that closed had sent is answered within, if ever */
+#define CUT_AGAIN_US  1000000
 #define STOP_ID       UINT64_MAX
 
 struct srv_conn {
@@ -24,9 +26,11 @@ struct srv_conn {
     uint32_t generation; /* guarded by mu; tells an event of this socket from one of the last */
     int fd;              /* guarded by mu; -1: not open */
     bool hung_up;        /* guarded by mu */
+    bool is_cut;         /* guarded by mu */
     struct srv_job *job; /* guarded by mu; a reference */
     atomic_uint_fast64_t deadline_us;
-    uint32_t next_free; /* guarded by the list's lock */
+    atomic_uint_fast64_t gone_us; /* when the client closed its side; 0: it did not */
+    uint32_t next_free;           /* guarded by the list's lock */
 };
 
 struct srv_conns {
@@ -59,6 +63,8 @@ struct srv_conn *srv_conn_open(struct srv_conns *cs, int fd)
     c->fd = fd;
     c->generation += c->generation == UINT32_MAX ? 2 : 1; /* never 0 */
     c->hung_up = false;
+    c->is_cut = false;
+    atomic_store_explicit(&c->gone_us, 0, memory_order_relaxed);
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET,
                                 .data.u64 = (uint64_t)c->generation << 32 | c->slot};
     (void)pthread_mutex_unlock(&c->mu);
@@ -117,6 +123,7 @@ static void hang_up(struct srv_conn *c, uint32_t generation)
     (void)pthread_mutex_lock(&c->mu);
     if (c->fd >= 0 && (!generation || c->generation == generation)) {
         c->hung_up = true;
+        atomic_store_explicit(&c->gone_us, clock_mono_us(), memory_order_relaxed);
         j = c->job;
         if (j) {
             srv_job_ref(j);
@@ -136,22 +143,45 @@ void srv_conns_hang_up_all(struct srv_conns *cs)
     }
 }
 
+/* When to cut c; 0: not at all. A client that closed in the middle of a request is one reason:
+ * libmicrohttpd may have taken the last bytes and the end in one event, and wait for more. */
+static uint64_t cut_us_of(const struct srv_conn *c)
+{
+    uint64_t deadline_us = atomic_load_explicit(&c->deadline_us, memory_order_relaxed);
+    uint64_t gone_us = atomic_load_explicit(&c->gone_us, memory_order_relaxed);
+    bool deadline_first = !gone_us || (deadline_us && deadline_us < gone_us + GONE_US);
+    return deadline_first ? deadline_us : gone_us + GONE_US;
+}
+
+/* Once more each second until it is closed: an event may come while the library looks away. */
+static void cut(struct srv_conns *cs, struct srv_conn *c, uint64_t now_us)
+{
+    bool is_slow = !atomic_load_explicit(&c->gone_us, memory_order_relaxed) && !c->is_cut;
+    (void)shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes */
+    c->is_cut = true;
+    atomic_store_explicit(&c->gone_us, 0, memory_order_relaxed);
+    atomic_store_explicit(&c->deadline_us, now_us + CUT_AGAIN_US, memory_order_relaxed);
+    if (is_slow) {
+        srv_count(&cs->metrics->n_cut_slow);
+    }
+}
+
 static void cut_late(struct srv_conns *cs)
 {
     uint64_t now_us = clock_mono_us();
     for (uint32_t i = 0; i < cs->n_max; i++) {
         struct srv_conn *c = &cs->slots[i];
-        uint64_t deadline_us = atomic_load_explicit(&c->deadline_us, memory_order_relaxed);
-        if (!deadline_us || now_us < deadline_us) {
+        uint64_t cut_us = cut_us_of(c);
+        if (!cut_us || now_us < cut_us) {
             continue;
         }
         (void)pthread_mutex_lock(&c->mu);
-        /* Looked at again: the slot may belong to another connection by now. */
-        deadline_us = atomic_load_explicit(&c->deadline_us, memory_order_relaxed);
-        if (c->fd >= 0 && deadline_us && now_us >= deadline_us) {
-            (void)shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes */
-            atomic_store_explicit(&c->deadline_us, 0, memory_order_relaxed);
-            srv_count(&cs->metrics->n_cut_slow);
+        /* Looked at again: the slot may belong to another connection by now. And where an answer is
+         * being made, the job knows of the hang-up. */
+        cut_us =
+            c->job ? atomic_load_explicit(&c->deadline_us, memory_order_relaxed) : cut_us_of(c);
+        if (c->fd >= 0 && cut_us && now_us >= cut_us) {
+            cut(cs, c, now_us);
         }
         (void)pthread_mutex_unlock(&c->mu);
     }

@@ -168,10 +168,10 @@ class Server:
                   f"{m['kvasir_http_requests_in_flight']} requests")
             time.sleep(0.05)
 
-    def check_given_back(self, what):
-        """Waits until it is idle: then no sequence holds a frame, and each that is not free is the
+    def check_given_back(self, what, seconds=30):
+        """Waits until it is idle, not longer than `seconds`: then no sequence holds a frame, and each that is not free is the
         prefix cache's. The metrics of then."""
-        m = self.wait_idle()
+        m = self.wait_idle(seconds)
         frames = {state: m['kvasir_kv_frames{state="%s"}' % state] for state in
                   ("free", "cached", "active", "loading", "writing")}
         check(frames["active"] == frames["loading"] == 0 and
