@@ -3,7 +3,7 @@
  * memory was given back. Every architecture of tests/golden/tiny, through the real engine,
  * scheduler and store. Models whose sequences share nothing must say so and answer the same.
  *
- *   test_cache [NAME]
+ *   test_cache [NAME…]
  */
 #include "base/clock.h"
 #include "base/rng.h"
@@ -292,6 +292,16 @@ static bool check_recipe(const char *dir, const char *name, const char *model)
     return ok;
 }
 
+static bool is_asked_for(int argc, char **argv, const char *name)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], name) == 0) {
+            return true;
+        }
+    }
+    return argc < 2;
+}
+
 int main(int argc, char **argv)
 {
     char dir[512];
@@ -309,7 +319,7 @@ int main(int argc, char **argv)
             continue;
         }
         *end = 0;
-        if (argc < 2 || strcmp(argv[1], entry->d_name) == 0) {
+        if (is_asked_for(argc, argv, entry->d_name)) {
             n_run++;
             n_fail += !check_recipe(dir, entry->d_name, model);
         }
@@ -317,7 +327,8 @@ int main(int argc, char **argv)
     if (d) {
         closedir(d);
     }
-    if (argc < 2 && golden_path("models/stories260K.gguf", stories, sizeof stories)) {
+    if (is_asked_for(argc, argv, "stories260K") &&
+        golden_path("models/stories260K.gguf", stories, sizeof stories)) {
         n_run++;
         n_fail += !check_model("stories260K", stories, ENG_KV_AUTO);
     }
