@@ -24,7 +24,7 @@ static_assert(sizeof(struct int8_panel) + sizeof(float) * INT8_TOK_MAX * INT8_RO
 
 typedef uint64_t wide __attribute__((vector_size(WIDE), aligned(1), may_alias));
 
-#define BYTES(B) (0x0101010101010101ULL * (B))
+#define BYTES(B) (UINT64_C(0x0101010101010101) * (B))
 
 /* One step, WIDE bytes of each vector at a time. n_bit is a constant where this is inlined. */
 static inline __attribute__((always_inline)) void unpack_step(const uint8_t *src,
