@@ -254,7 +254,8 @@ static bool take_arguments(struct srv_tool_reader *r, const char *name, const st
             value += strlen(m->value_begin);
             stop = find(value, end, m->value_end);
         }
-        good = stop != NULL;
+        /* A longer key is no name of a parameter, and our own check would refuse it. */
+        good = stop != NULL && (size_t)(key_end - key) <= SRV_JSON_KEY_MAX;
         if (good) {
             at = stop + strlen(m->value_end);
             value += m->trims && value < stop && *value == '\n';
