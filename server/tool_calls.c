@@ -120,10 +120,13 @@ static void make_id(char id[SRV_CALL_ID_LEN + 1])
     id[SRV_CALL_ID_LEN] = 0;
 }
 
-/* Takes over `arguments`. False: no call, or no memory. */
+/* Takes over `arguments`. False: no call, or no memory. What our own check would refuse when the
+ * client sends it back is no call: a key or a nesting beyond its limits. */
 static bool add_call(struct srv_tool_reader *r, const char *name, char *arguments)
 {
-    if (!arguments || !tool_function(r, name) || r->n_call == SRV_CALL_MAX) {
+    struct err e;
+    if (!arguments || !tool_function(r, name) || r->n_call == SRV_CALL_MAX ||
+        srv_json_check(arguments, strlen(arguments), &e) == ERR_LIMIT) {
         r->failed = r->failed || !arguments;
         free(arguments);
         return false;
@@ -254,8 +257,7 @@ static bool take_arguments(struct srv_tool_reader *r, const char *name, const st
             value += strlen(m->value_begin);
             stop = find(value, end, m->value_end);
         }
-        /* A longer key is no name of a parameter, and our own check would refuse it. */
-        good = stop != NULL && (size_t)(key_end - key) <= SRV_JSON_KEY_MAX;
+        good = stop != NULL;
         if (good) {
             at = stop + strlen(m->value_end);
             value += m->trims && value < stop && *value == '\n';
